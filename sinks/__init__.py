@@ -1,0 +1,1 @@
+"""Postgres and the evidence store, always inside a tenant context."""

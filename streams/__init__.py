@@ -1,0 +1,1 @@
+"""JetStream in, fate out."""

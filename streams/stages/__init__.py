@@ -1,0 +1,1 @@
+"""One module a stage: a pure rule in a shell that awaits."""
