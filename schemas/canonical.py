@@ -20,7 +20,10 @@ def canonical_plain(value: Any) -> bytes:
 
 
 def canonical_any(value: Any) -> bytes:
-    """RFC 8785 bytes of any JSON value. Raises rfc8785.CanonicalizationError for ints >= 2**53 and non-finite floats."""
+    """RFC 8785 bytes of any JSON value.
+
+    Raises rfc8785.CanonicalizationError for ints >= 2**53 and non-finite floats.
+    """
     return rfc8785.dumps(value)
 
 

@@ -1,4 +1,4 @@
-"""The keys of every log line (spec, phase 3: required log correlation format). A line has all of them, null where unknown."""
+"""The keys of every log line, null where unknown (spec, phase 3: required log correlation format)."""
 
 REQUIRED = (
     "ts",

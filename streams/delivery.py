@@ -1,0 +1,41 @@
+"""One delivered message and the ways to settle it."""
+
+from dataclasses import dataclass
+
+from nats.aio.msg import Msg
+
+ACK = b"+ACK"
+IN_PROGRESS = b"+WPI"
+REPLY_TOKENS_SHORT = 9
+REPLY_TOKENS_LONG = 11
+NS_PER_MS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message of a stream under the sequence it was stored with. `reply` is where its settlement goes."""
+
+    subject: str
+    data: bytes
+    reply: str
+    stream: str
+    seq: int
+
+
+def from_message(message: Msg) -> Delivery:
+    """Raises ValueError when the reply subject is not a JetStream acknowledgement subject."""
+    tokens = message.reply.split(".")
+    if tokens[:2] != ["$JS", "ACK"]:
+        raise ValueError("not a JetStream delivery")
+    if len(tokens) == REPLY_TOKENS_SHORT:
+        stream, seq = tokens[2], tokens[5]
+    elif len(tokens) >= REPLY_TOKENS_LONG:  # two tokens more in front: domain and account hash
+        stream, seq = tokens[4], tokens[7]
+    else:
+        raise ValueError("not a JetStream delivery")
+    return Delivery(message.subject, message.data, message.reply, stream, int(seq))
+
+
+def delayed(delay_ms: int) -> bytes:
+    """A negative acknowledgement with its delay. One without ignores every backoff: 4 deliveries in 5 ms."""
+    return b'-NAK {"delay": %d}' % (delay_ms * NS_PER_MS)

@@ -1,0 +1,288 @@
+"""One connection to NATS: the only module that names the client library.
+
+Replies are multiplexed over one inbox: a dict of futures, failed together when the connection
+drops, so a caller learns within milliseconds that its answer will not come. Nothing is buffered
+while disconnected (`pending_size=0`): a message replayed after its sender was told "no" would be
+a lie (measured, docs/adr/0003).
+"""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TypeVar
+
+import msgspec
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from schemas.answers import NoAnswer
+from schemas.codes import Code
+
+log = logging.getLogger("streams")
+
+T = TypeVar("T")
+Delivered = Callable[[Msg], Awaitable[None]]
+
+CONNECT_TIMEOUT_S = 2
+RECONNECT_WAIT_S = 1
+PING_INTERVAL_S = 2
+PINGS_OUTSTANDING_MAX = 2
+SUBSCRIPTION_BYTES_MAX = 64 * 1024 * 1024
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """JetStream's own error: `err_code` is stable, the description is for people."""
+
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class PubAck(msgspec.Struct, frozen=True):
+    """The stream's answer to a publish. With `error` nothing was stored."""
+
+    stream: str = ""
+    seq: int = 0
+    duplicate: bool = False
+    batch: str = ""
+    count: int = 0
+    error: ErrorBody | None = None
+
+
+_decode_ack = msgspec.json.Decoder(PubAck).decode
+
+
+def decode_ack(reply: Msg) -> PubAck:
+    """The stream's answer in a reply. Raises NoAnswer(OUTCOME_UNKNOWN) for anything that is not one."""
+    try:
+        return _decode_ack(reply.data)
+    except msgspec.MsgspecError:
+        raise NoAnswer(Code.OUTCOME_UNKNOWN) from None
+
+
+def frame(subject: str, reply: str, headers: str, data: bytes) -> bytes:
+    """One HPUB frame of the NATS client protocol; `headers` are `Name: value` lines, each ended by CRLF.
+
+    The caller answers for what goes in: no value may hold a CR or LF.
+    """
+    head = f"NATS/1.0\r\n{headers}\r\n".encode()
+    return b"HPUB %b %b %d %d\r\n%b%b\r\n" % (
+        subject.encode(),
+        reply.encode(),
+        len(head),
+        len(head) + len(data),
+        head,
+        data,
+    )
+
+
+class ApiError(Exception):
+    """The JetStream API answered with an error."""
+
+    def __init__(self, subject: str, error: ErrorBody) -> None:
+        super().__init__(f"{subject}: {error.err_code} {error.description}")
+        self.error = error
+
+
+class JetStream:
+    """A connection with typed answers. Use `connect`; close with `close`."""
+
+    def __init__(self, client: Client, prefix: str) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._waiting: dict[str, asyncio.Future[Msg | None]] = {}
+        self._tokens = itertools.count()
+        self._reconnected: list[Callable[[], None]] = []
+        self._closing = False
+
+    @classmethod
+    async def connect(cls, url: str, role: str) -> "JetStream":
+        """Return a connected client. Raises NoAnswer(STREAM_UNAVAILABLE) when no server answers within 2 s.
+
+        `role` is the user's name in nats.conf; it may subscribe to `_INBOX_<role>.>` alone.
+        """
+        client = Client()
+        prefix = f"_INBOX_{role}.{client._nuid.next().decode()}"  # noqa: SLF001  (the library's own unique ids)
+        self = cls(client, prefix)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):  # the library retries a first connection for ever
+                await client.connect(
+                    servers=url.split(","),
+                    name=f"frostgate-{role}",
+                    inbox_prefix=f"_INBOX_{role}",
+                    connect_timeout=CONNECT_TIMEOUT_S,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=RECONNECT_WAIT_S,
+                    ping_interval=PING_INTERVAL_S,
+                    max_outstanding_pings=PINGS_OUTSTANDING_MAX,
+                    pending_size=0,
+                    disconnected_cb=self._on_disconnected,
+                    reconnected_cb=self._on_reconnected,
+                    error_cb=self._on_error,
+                )
+        except (nats.errors.Error, OSError, TimeoutError) as cause:
+            await client.close()
+            raise NoAnswer(Code.STREAM_UNAVAILABLE) from cause
+        await client.subscribe(f"{prefix}.*", cb=self._on_reply, pending_msgs_limit=-1, pending_bytes_limit=0)
+        return self
+
+    async def close(self) -> None:
+        """Close the connection; whoever still waits for a reply is told that none came."""
+        self._closing = True
+        await self._client.close()
+        self._fail_waiting()
+
+    @property
+    def connected(self) -> bool:
+        return self._client.is_connected
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        """Call back after every reconnection: pulls and other server-side state of the old one are gone."""
+        self._reconnected.append(callback)
+
+    async def request(self, subject: str, data: bytes, inbox: str) -> None:
+        """Send a request whose answers go to `inbox`. Raises NoAnswer(STREAM_UNAVAILABLE) when nothing was sent."""
+        await self._send(subject, data, inbox, None)
+
+    async def settle(self, settlements: Iterable[tuple[str, bytes]]) -> None:
+        """Send acknowledgements, (reply subject, verb) each, in one write.
+
+        Raises NoAnswer(STREAM_UNAVAILABLE) when nothing was sent; a lost one means one more delivery.
+        """
+        if not self.connected:
+            raise NoAnswer(Code.STREAM_UNAVAILABLE)
+        frames = b"".join(b"PUB %b %d\r\n%b\r\n" % (reply.encode(), len(verb), verb) for reply, verb in settlements)
+        await self._write(frames)
+
+    async def ask_with(self, frames: bytes, token: str, timeout_ms: int) -> Msg:
+        """Write ready protocol frames, of which one names `token` as its reply subject, and return that reply.
+
+        The client library spends 40 us on a message with headers, the frames of a batch cost 5 (measured,
+        docs/adr/0003). Raises as `ask`.
+        """
+        if not self.connected:
+            raise NoAnswer(Code.STREAM_UNAVAILABLE)
+        future = self._expect(token)
+        try:
+            await self._write(frames)
+            return await self._reply(future, timeout_ms)
+        finally:
+            del self._waiting[token]
+
+    def reply_token(self) -> str:
+        """A fresh reply subject of this connection."""
+        return f"{self._prefix}.{next(self._tokens)}"
+
+    async def ask(self, subject: str, data: bytes, headers: Mapping[str, str] | None, timeout_ms: int) -> Msg:
+        """Send and return the reply.
+
+        Raises NoAnswer(STREAM_UNAVAILABLE) when nothing was sent or nobody listens, and
+        NoAnswer(OUTCOME_UNKNOWN) when the bytes were sent and no answer came.
+        """
+        token = self.reply_token()
+        future = self._expect(token)
+        try:
+            await self._send(subject, data, token, headers)
+            return await self._reply(future, timeout_ms)
+        finally:
+            del self._waiting[token]
+
+    async def api(self, subject: str, request: object, answer: type[T], timeout_ms: int = 5_000) -> T:
+        """Call the JetStream API. Raises ApiError with the server's error, NoAnswer when none came."""
+        body = b"" if request is None else msgspec.json.encode(request)
+        reply = await self.ask(f"$JS.API.{subject}", body, None, timeout_ms)
+        failure = msgspec.json.decode(reply.data, type=_MaybeError)
+        if failure.error is not None:
+            raise ApiError(subject, failure.error)
+        return msgspec.json.decode(reply.data, type=answer)
+
+    async def subscribe(self, name: str, deliver: Delivered) -> tuple[Subscription, str]:
+        """Subscribe to a fresh subject below this connection's inbox; returns the subscription and that subject."""
+        subject = f"{self._prefix}-{name}"
+        subscription = await self._client.subscribe(
+            subject, cb=deliver, pending_msgs_limit=-1, pending_bytes_limit=SUBSCRIPTION_BYTES_MAX
+        )
+        return subscription, subject
+
+    async def collect(self, subject: str, data: bytes, answers_min: int, timeout_ms: int) -> list[bytes]:
+        """Ask every server at once (system account) and return the answers that came within `timeout_ms`.
+
+        Stops early once `answers_min` came.
+        """
+        found: list[bytes] = []
+        enough = asyncio.Event()
+
+        async def keep(message: Msg) -> None:
+            found.append(message.data)
+            if len(found) >= answers_min:
+                enough.set()
+
+        subscription, inbox = await self.subscribe(f"collect{next(self._tokens)}", keep)
+        try:
+            await self._send(subject, data, inbox, None)
+            async with asyncio.timeout(timeout_ms / 1000):
+                await enough.wait()
+        except TimeoutError:
+            log.warning("fewer servers answered than expected")
+        finally:
+            if self.connected:
+                await subscription.unsubscribe()
+        return found
+
+    async def _write(self, frames: bytes) -> None:
+        await self._client._send_command(frames)  # noqa: SLF001  (no public way to write ready frames)
+        await self._client._flush_pending()  # noqa: SLF001
+
+    def _expect(self, token: str) -> "asyncio.Future[Msg | None]":
+        future: asyncio.Future[Msg | None] = asyncio.get_running_loop().create_future()
+        self._waiting[token] = future
+        return future
+
+    @staticmethod
+    async def _reply(future: "asyncio.Future[Msg | None]", timeout_ms: int) -> Msg:
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                reply = await future
+        except TimeoutError:
+            raise NoAnswer(Code.OUTCOME_UNKNOWN) from None
+        if reply is None:
+            raise NoAnswer(Code.OUTCOME_UNKNOWN)
+        if reply.headers and reply.headers.get("Status") == "503":
+            raise NoAnswer(Code.STREAM_UNAVAILABLE)
+        return reply
+
+    async def _send(self, subject: str, data: bytes, reply: str, headers: Mapping[str, str] | None) -> None:
+        try:
+            await self._client.publish(subject, data, reply, dict(headers) if headers else None)
+        except (nats.errors.Error, OSError):
+            raise NoAnswer(Code.STREAM_UNAVAILABLE) from None
+
+    async def _on_reply(self, message: Msg) -> None:
+        future = self._waiting.get(message.subject)
+        if future is not None and not future.done():
+            future.set_result(message)
+
+    async def _on_disconnected(self) -> None:
+        if not self._closing:
+            log.warning("connection to the broker lost")
+        self._fail_waiting()
+
+    async def _on_reconnected(self) -> None:
+        log.warning("connection to the broker is back")
+        for callback in self._reconnected:
+            callback()
+
+    async def _on_error(self, error: Exception) -> None:
+        log.info("broker connection: %s", type(error).__name__)
+
+    def _fail_waiting(self) -> None:
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_result(None)
+
+
+class _MaybeError(msgspec.Struct):
+    error: ErrorBody | None = None

@@ -1,0 +1,78 @@
+"""The edge's way to the ingest streams: a group committer for each, and what a duplicate needs to be answered."""
+
+import asyncio
+import base64
+import logging
+
+import msgspec
+
+from schemas.answers import NoAnswer, PublishOutcome, Refused
+from schemas.codes import Code
+from schemas.meter import Meter
+from schemas.subjects import ingest_stream
+from schemas.units import UnixMs
+from streams.committer import GroupCommitter
+from streams.durability import DurabilityWatch
+from streams.jetstream import ApiError, JetStream
+from streams.settings import StreamSettings
+
+log = logging.getLogger("streams")
+
+NO_MESSAGE = 10037
+
+
+class _StoredMessage(msgspec.Struct):
+    data: str = ""
+
+
+class _MessageAnswer(msgspec.Struct):
+    message: _StoredMessage
+
+
+class IngestPublisher:
+    """Durable publication to the ingest streams, sharded by partition."""
+
+    def __init__(self, jetstream: JetStream, watch: DurabilityWatch, settings: StreamSettings, meter: Meter) -> None:
+        self._jetstream = jetstream
+        self._watch = watch
+        self._committers = [
+            GroupCommitter(jetstream, settings, ingest_stream(shard), meter) for shard in range(settings.shards)
+        ]
+
+    def submit(self, subject: str, message_id: str, data: bytes, traceparent: str) -> "asyncio.Future[PublishOutcome]":
+        """See `edge.ports.Publisher`. `subject` is `fg.in.<partition>.<tenant>`."""
+        if self._jetstream.connected and not self._watch.proven():
+            return refused(Code.DURABILITY_UNPROVEN)
+        partition = int(subject.split(".", 3)[2])
+        return self._committers[partition % len(self._committers)].submit(subject, message_id, data, traceparent)
+
+    async def stored_message(self, stream: str, seq: int) -> bytes | None:
+        """The data of a stored message, None when it is gone. Raises NoAnswer(STREAM_UNAVAILABLE)."""
+        try:
+            answer = await self._jetstream.api(f"STREAM.MSG.GET.{stream}", {"seq": seq}, _MessageAnswer)
+        except ApiError as failure:
+            if failure.error.err_code == NO_MESSAGE:
+                return None
+            log.warning("reading a stored message failed: %d", failure.error.err_code)
+            raise NoAnswer(Code.STREAM_UNAVAILABLE) from None
+        except NoAnswer:
+            raise NoAnswer(Code.STREAM_UNAVAILABLE) from None  # a read has no outcome to be unsure of
+        return base64.b64decode(answer.message.data)
+
+    def durability_proven(self) -> bool:
+        """Whether a publish may be tried: without a connection it refuses by itself, and says why better."""
+        return self._watch.proven() or not self._jetstream.connected
+
+    def remembers_since_ms(self) -> UnixMs:
+        """Ids published after this moment are still known to the broker."""
+        return self._watch.remembers_since_ms()
+
+    async def close(self) -> None:
+        """Return when the outcome of everything submitted is known."""
+        await asyncio.gather(*(committer.close() for committer in self._committers))
+
+
+def refused(code: Code) -> "asyncio.Future[PublishOutcome]":
+    outcome: asyncio.Future[PublishOutcome] = asyncio.get_running_loop().create_future()
+    outcome.set_result(Refused(code))
+    return outcome

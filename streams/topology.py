@@ -1,0 +1,200 @@
+"""Streams and consumers as data: what must exist, how it is made, and how the live ones differ.
+
+`apply` creates what is missing and never changes what is there: a live stream that differs is
+reported by name (`drift`), because silently repairing a durability setting would hide who changed
+it. DESIGN decisions 1, 5 and 6 give the reason of each value.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from schemas.subjects import (
+    PARTITIONS,
+    STREAM_ADVISORIES,
+    STREAM_DECIDE,
+    STREAM_DLQ,
+    STREAM_EVENTS,
+    STREAM_RETRY,
+    consumer_name,
+    ingest_stream,
+)
+from streams.jetstream import ApiError, JetStream
+from streams.settings import StreamSettings
+
+NS_PER_MS = 1_000_000
+DAY_NS = 86_400 * 1_000_000_000
+UNKNOWN_STREAM = 10059
+UNKNOWN_CONSUMER = 10014
+CONSUMERS_MAX = 400
+HISTORY_DAYS = 30
+ADVISORY_DAYS = 7
+
+
+class ConsumerSpec(NamedTuple):
+    stream: str
+    config: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.config["durable_name"])
+
+
+def streams(settings: StreamSettings) -> list[dict[str, Any]]:
+    """Every stream's declared configuration, in the words of the JetStream API."""
+    queue = {
+        "retention": "workqueue",
+        "discard": "new",
+        "discard_new_per_subject": True,
+        "max_msgs_per_subject": settings.tenant_messages_max,
+        "deny_purge": True,
+        "allow_atomic": True,
+    }
+    history = {"retention": "limits", "discard": "new", "deny_purge": True, "deny_delete": True}
+    kept = {"max_age": HISTORY_DAYS * DAY_NS, "allow_atomic": True, **history}
+    ingest = [
+        {
+            "name": ingest_stream(shard),
+            "subjects": [f"fg.in.{p}.*" for p in range(PARTITIONS) if p % settings.shards == shard],
+            **queue,
+        }
+        for shard in range(settings.shards)
+    ]
+    others: list[dict[str, Any]] = [
+        {"name": STREAM_DECIDE, "subjects": ["fg.decide.*.*"], **queue},
+        {"name": STREAM_EVENTS, "subjects": ["fg.events.*.*"], **kept},
+        # Scheduled messages exclude discard=new (error 10052), so this stream has no limit that could evict.
+        {
+            "name": STREAM_RETRY,
+            "subjects": ["fg.rs.*.*.*", "fg.rt.*.*"],
+            "retention": "workqueue",
+            "discard": "old",
+            "allow_msg_schedules": True,
+            "allow_msg_ttl": True,
+        },
+        # A dead letter carries a whole message in base64, a third longer.
+        {"name": STREAM_DLQ, "subjects": ["fg.dlq.*.*"], "max_msg_size": settings.message_bytes_max * 3 // 2, **kept},
+        {
+            "name": STREAM_ADVISORIES,
+            "subjects": [
+                "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>",
+                "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.>",
+            ],
+            "max_age": ADVISORY_DAYS * DAY_NS,
+            **history,
+        },
+    ]
+    common = {
+        "storage": "file",
+        "num_replicas": settings.replicas,
+        "duplicate_window": settings.duplicate_window_ms * NS_PER_MS,
+        "max_msg_size": settings.message_bytes_max,
+        "max_consumers": CONSUMERS_MAX,
+        "allow_direct": True,
+    }
+    return [{**common, **stream} for stream in ingest + others]
+
+
+def stage_stream(stage: str, partition: int, settings: StreamSettings) -> str:
+    """The stream a stage reads a partition from."""
+    return {
+        "dedupe": ingest_stream(partition % settings.shards),
+        "decision": STREAM_DECIDE,
+        "evidence": STREAM_EVENTS,
+        "dlq": STREAM_DLQ,
+    }[stage]
+
+
+STAGE_SUBJECT = {"dedupe": "fg.in", "decision": "fg.decide", "evidence": "fg.events", "dlq": "fg.dlq"}
+STAGES = tuple(STAGE_SUBJECT)
+
+
+def consumers(settings: StreamSettings) -> list[ConsumerSpec]:
+    """One pull consumer per partition and stage, and one that reads advisories."""
+    specs = [
+        ConsumerSpec(
+            stage_stream(stage, partition, settings),
+            _consumer(consumer_name(stage, partition), f"{subject}.{partition}.*", settings),
+        )
+        for stage, subject in STAGE_SUBJECT.items()
+        for partition in range(PARTITIONS)
+    ]
+    return [*specs, ConsumerSpec(STREAM_ADVISORIES, _consumer("advisories", "", settings))]
+
+
+def _consumer(name: str, filter_subject: str, settings: StreamSettings) -> dict[str, Any]:
+    # No max_deliver: the broker's count also grows when a worker dies or a store is away, and must
+    # never be what condemns an event (DESIGN decision 14).
+    return {
+        "durable_name": name,
+        "deliver_policy": "all",
+        "ack_policy": "explicit",
+        "ack_wait": settings.ack_wait_ms * NS_PER_MS,
+        "max_ack_pending": settings.ack_pending_max,
+        "max_deliver": -1,
+        "num_replicas": 0,
+        "filter_subject": filter_subject,
+    }
+
+
+async def apply(jetstream: JetStream, settings: StreamSettings) -> list[str]:
+    """Create every stream and consumer that is missing; returns the names created. Raises ApiError, NoAnswer."""
+    created: list[str] = []
+    for stream in streams(settings):
+        if await _live_stream(jetstream, stream["name"]) is None:
+            await jetstream.api(f"STREAM.CREATE.{stream['name']}", stream, dict)
+            created.append(stream["name"])
+    for consumer in consumers(settings):
+        if await _live_consumer(jetstream, consumer) is None:
+            request = {"stream_name": consumer.stream, "config": consumer.config, "action": "create"}
+            await jetstream.api(f"CONSUMER.CREATE.{consumer.stream}.{consumer.name}", request, dict)
+            created.append(f"{consumer.stream}/{consumer.name}")
+    return created
+
+
+async def stream_drift(jetstream: JetStream, settings: StreamSettings) -> list[str]:
+    """Every difference between the declared and the live streams, by name. Empty means none. Raises NoAnswer."""
+    found: list[str] = []
+    for stream in streams(settings):
+        live = await _live_stream(jetstream, stream["name"])
+        found += _differences(stream["name"], stream, live)
+    return found
+
+
+async def consumer_drift(jetstream: JetStream, settings: StreamSettings) -> list[str]:
+    """The same for the consumers."""
+    found: list[str] = []
+    for consumer in consumers(settings):
+        live = await _live_consumer(jetstream, consumer)
+        found += _differences(f"{consumer.stream}/{consumer.name}", consumer.config, live)
+    return found
+
+
+def _differences(name: str, declared: Mapping[str, Any], live: Mapping[str, Any] | None) -> list[str]:
+    if live is None:
+        return [f"{name}: missing"]
+    # The server leaves out what is false, zero or empty.
+    return [
+        f"{name}: {key} is {live.get(key)!r}, declared {value!r}"
+        for key, value in declared.items()
+        if (live.get(key) or None) != (value or None)
+    ]
+
+
+async def _live_stream(jetstream: JetStream, name: str) -> dict[str, Any] | None:
+    try:
+        answer = await jetstream.api(f"STREAM.INFO.{name}", None, dict)
+    except ApiError as failure:
+        if failure.error.err_code == UNKNOWN_STREAM:
+            return None
+        raise
+    return dict(answer["config"])
+
+
+async def _live_consumer(jetstream: JetStream, consumer: ConsumerSpec) -> dict[str, Any] | None:
+    try:
+        answer = await jetstream.api(f"CONSUMER.INFO.{consumer.stream}.{consumer.name}", None, dict)
+    except ApiError as failure:
+        if failure.error.err_code in {UNKNOWN_CONSUMER, UNKNOWN_STREAM}:
+            return None
+        raise
+    return dict(answer["config"])
