@@ -136,7 +136,16 @@ def _consumer(name: str, filter_subject: str, settings: StreamSettings) -> dict[
     }
 
 
-async def apply(jetstream: JetStream, settings: StreamSettings) -> list[str]:
+async def apply(url: str, settings: StreamSettings) -> list[str]:
+    """Connect as the administrator and create what is missing. Returns and raises as `create_missing`."""
+    jetstream = await JetStream.connect(url, "admin")
+    try:
+        return await create_missing(jetstream, settings)
+    finally:
+        await jetstream.close()
+
+
+async def create_missing(jetstream: JetStream, settings: StreamSettings) -> list[str]:
     """Create every stream and consumer that is missing; returns the names created. Raises ApiError, NoAnswer."""
     created: list[str] = []
     for stream in streams(settings):

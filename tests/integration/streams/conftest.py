@@ -1,0 +1,80 @@
+"""Connections and throw-away streams on the session's real broker."""
+
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from ops.embedded import EmbeddedServers
+from schemas.metrics import Metric
+from streams.jetstream import JetStream
+from streams.settings import StreamSettings
+
+_numbers = itertools.count()
+
+
+class Tally:
+    """A meter that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, float, tuple[str, ...]]] = []
+
+    def add(self, metric: Metric, value: float, *labels: str) -> None:
+        self.told.append((metric.name, value, labels))
+
+
+@pytest.fixture
+def tally() -> Tally:
+    return Tally()
+
+
+@pytest.fixture
+def stream_settings(servers: EmbeddedServers) -> StreamSettings:
+    return StreamSettings(
+        url=servers.nats_url("admin"),
+        system_url=servers.nats_url("system"),
+        replicas=1,
+        shards=1,
+        tenant_messages_max=12_000,
+    )
+
+
+@pytest.fixture
+async def admin(servers: EmbeddedServers) -> AsyncIterator[JetStream]:
+    jetstream = await JetStream.connect(servers.nats_url("admin"), "admin")
+    yield jetstream
+    await jetstream.close()
+
+
+MakeStream = Callable[..., Awaitable[str]]
+
+
+@pytest.fixture
+async def make_stream(admin: JetStream) -> AsyncIterator[MakeStream]:
+    """Makes a work queue of its own, subjects `<name>.*`, with the given cap per subject; gone after the test."""
+    made: list[str] = []
+
+    async def make(messages_per_subject_max: int, **more: Any) -> str:
+        name = f"T{next(_numbers)}"
+        config = {
+            "name": name,
+            "subjects": [f"{name}.*"],
+            "retention": "workqueue",
+            "storage": "file",
+            "num_replicas": 1,
+            "discard": "new",
+            "discard_new_per_subject": True,
+            "max_msgs_per_subject": messages_per_subject_max,
+            "allow_atomic": True,
+            "allow_direct": True,
+            "duplicate_window": 120_000_000_000,
+            **more,
+        }
+        await admin.api(f"STREAM.CREATE.{name}", config, dict)
+        made.append(name)
+        return name
+
+    yield make
+    for name in made:
+        await admin.api(f"STREAM.DELETE.{name}", None, dict)
