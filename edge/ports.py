@@ -1,13 +1,16 @@
 """What the edge needs from others, in its own words; `ops/wiring` matches these by shape."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from schemas.answers import PublishOutcome
 from schemas.envelope import EventKey
+from schemas.meter import Meter
 from schemas.principal import Principal
-from schemas.units import UnixMs
+from schemas.readiness import Readiness
+from schemas.units import Clock, UnixMs
 
 
 class Publisher(Protocol):
@@ -59,3 +62,21 @@ class Lives(Protocol):
 
     async def life_of(self, tenant_id: str, event_id: str) -> bytes | None:
         """The life as one JSON document, None when this tenant has no such event. Raises NoAnswer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgePorts:
+    """Everything the edge is given. No port is optional: a missing guard must be a missing argument."""
+
+    publisher: Publisher
+    stored_keys: StoredKeys
+    hints: Hints
+    credentials: Credentials
+    lives: Lives
+    readiness: Callable[[], Readiness]
+    queue_depth_hardstop: int
+    """C: the broker refuses a tenant's event beyond so many unsettled ones."""
+    meter: Meter
+    clock: Clock
+    new_request_id: Callable[[], str]
+    new_span_id: Callable[[], str]

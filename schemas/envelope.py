@@ -61,7 +61,9 @@ class EventKey(NamedTuple):
     body_sha256: str
 
 
-class _Receipt(msgspec.Struct, frozen=True):
+class Receipt(msgspec.Struct, frozen=True):
+    """The fields of the 202, in the order in which they are written."""
+
     status: str
     tenant_id: str
     event_id: str
@@ -76,7 +78,7 @@ class _Receipt(msgspec.Struct, frozen=True):
 def receipt(key: EventKey) -> bytes:
     """The body of the 202, the same bytes for the same key at any age."""
     return msgspec.json.encode(
-        _Receipt(
+        Receipt(
             "accepted",
             key.tenant_id,
             key.event_id,

@@ -7,6 +7,7 @@ a lie (measured, docs/adr/0003).
 """
 
 import asyncio
+import base64
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -26,6 +27,7 @@ log = logging.getLogger("streams")
 T = TypeVar("T")
 Delivered = Callable[[Msg], Awaitable[None]]
 
+NO_MESSAGE = 10037
 CONNECT_TIMEOUT_S = 2
 RECONNECT_WAIT_S = 1
 PING_INTERVAL_S = 2
@@ -199,6 +201,26 @@ class JetStream:
             raise ApiError(subject, failure.error)
         return msgspec.json.decode(reply.data, type=answer)
 
+    async def stored(self, stream: str, seq: int) -> "StoredMessage | None":
+        """A stored message, None when it is gone. Raises NoAnswer(STREAM_UNAVAILABLE)."""
+        try:
+            return (await self.api(f"STREAM.MSG.GET.{stream}", {"seq": seq}, _MessageAnswer)).message
+        except ApiError as failure:
+            if failure.error.err_code == NO_MESSAGE:
+                return None
+            log.warning("reading a stored message failed: %d", failure.error.err_code)
+            raise NoAnswer(Code.STREAM_UNAVAILABLE) from None
+        except NoAnswer:
+            raise NoAnswer(Code.STREAM_UNAVAILABLE) from None  # a read has no outcome to be unsure of
+
+    async def delete_stored(self, stream: str, seq: int) -> None:
+        """Remove a message from its stream; one that is gone already is fine. Raises NoAnswer(STREAM_UNAVAILABLE)."""
+        try:
+            await self.api(f"STREAM.MSG.DELETE.{stream}", {"seq": seq, "no_erase": True}, dict)
+        except ApiError as failure:
+            if failure.error.err_code != NO_MESSAGE:
+                raise NoAnswer(Code.STREAM_UNAVAILABLE) from None
+
     async def subscribe(self, name: str, deliver: Delivered) -> tuple[Subscription, str]:
         """Subscribe to a fresh subject below this connection's inbox; returns the subscription and that subject."""
         subject = f"{self._prefix}-{name}"
@@ -286,3 +308,19 @@ class JetStream:
 
 class _MaybeError(msgspec.Struct):
     error: ErrorBody | None = None
+
+
+class StoredMessage(msgspec.Struct, frozen=True):
+    """A message as the stream keeps it."""
+
+    subject: str
+    seq: int
+    data_base64: str = msgspec.field(name="data", default="")
+
+    @property
+    def data(self) -> bytes:
+        return base64.b64decode(self.data_base64)
+
+
+class _MessageAnswer(msgspec.Struct):
+    message: StoredMessage

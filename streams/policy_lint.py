@@ -6,103 +6,100 @@ Rego forbids and the compiled form would follow until the process dies.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 Path = tuple[str, ...]
 
 IMPURE = frozenset({"http.send", "net.lookup_ip_addr", "opa.runtime", "rand.intn", "time.now_ns", "uuid.rfc4122"})
 _RULE_HEADS = ("Compr", "Set", "Func")
-_CHAINS = ("RefDot", "RefBrack")
+_REFERENCES = ("Var", "RefDot", "RefBrack")
+
+
+class _Reference(NamedTuple):
+    """The names a reference spells out from its root to its first computed part, and the parts that are computed."""
+
+    path: Path
+    computed: list[Any]
 
 
 def faults_of(modules: list[dict[str, Any]]) -> list[str]:
     """Each fault of the parsed modules as a sentence; empty means none was found."""
     rules: dict[Path, set[Path]] = {}
-    calls: set[str] = set()
+    called: set[str] = set()
     for module in modules:
         tree = module["ast"]
-        package = _static_path(tree["package"]["refr"])
-        aliases = dict(_alias(one, module["source"]["contents"]) for one in tree["imports"])
+        package = _reference(tree["package"]["refr"]).path
+        roots = dict(_import(one, module["source"]["contents"]) for one in tree["imports"]) | {"data": ()}
         for rule in tree["rules"]:
-            mentions = rules.setdefault((*package, _rule_name(rule)), set())
-            for kind, path in _references(rule):
-                calls |= {".".join(path)} if kind == "Call" else set()
-                root, *rest = path
-                mentions.add(tuple(rest) if root == "data" else (*aliases.get(root, (*package, root)), *rest))
-    found = [f"the built-in {name} is not allowed: a decision depends on the event alone" for name in calls & IMPURE]
+            head = _head(rule)
+            mentioned = rules.setdefault((*package, _reference(head["refr"]).path[0]), set())
+            for path in _mentions([{**head, "refr": None}, rule.get("Spec", {}).get("bodies")]):
+                called.add(".".join(path))
+                mentioned.add((*roots.get(path[0], (*package, path[0])), *path[1:]))
+    found = [f"the built-in {name} is not allowed: a decision depends on the event alone" for name in called & IMPURE]
     return sorted(found + [f"the rule data.{'.'.join(name)} depends on itself" for name in _cyclic(rules)])
 
 
-def _static_path(node: dict[str, Any]) -> Path:
-    """The names of a reference up to its first part that is not a literal; empty when it does not begin with a name."""
-    (kind, value), *_ = node.items()
-    if kind == "Var":
-        return (value["value"],)
-    if kind not in _CHAINS:
-        return ()
-    before = _static_path(value["refr"])
-    if kind == "RefDot":
-        return (*before, value["field"][1])
-    literal = value["index"].get("String") or value["index"].get("RawString")
-    return (*before, literal["value"]) if literal else before
+def _head(rule: dict[str, Any]) -> dict[str, Any]:
+    head: dict[str, Any] = rule.get("Default") or next(
+        rule["Spec"]["head"][kind] for kind in _RULE_HEADS if kind in rule["Spec"]["head"]
+    )
+    return head
 
 
-def _alias(imported: dict[str, Any], text: str) -> tuple[str, Path]:
+def _import(node: dict[str, Any], text: str) -> tuple[str, Path]:
     """The name an import gives, and what it stands for below `data`."""
-    path = _static_path(imported["refr"])
-    span = imported.get("as")
+    path = _reference(node["refr"]).path
+    span = node.get("as")
     name = text.encode()[span["start"] : span["end"]].decode() if span else path[-1]
     return name, path[1:] if path[0] == "data" else path
 
 
-def _rule_name(rule: dict[str, Any]) -> str:
-    body = rule.get("Default") or next(
-        rule["Spec"]["head"][head] for head in _RULE_HEADS if head in rule["Spec"]["head"]
-    )
-    return _static_path(body["refr"])[0]
+def _reference(node: dict[str, Any]) -> _Reference:
+    """Read a reference. Its path is empty when it begins with something computed."""
+    kind, value = next(iter(node.items()))
+    if kind == "Var":
+        return _Reference((value["value"],), [])
+    if kind not in _REFERENCES:
+        return _Reference((), [node])
+    path, computed = _reference(value["refr"])
+    index = {"String": {"value": value["field"][1]}} if kind == "RefDot" else value["index"]
+    literal = index.get("String") or index.get("RawString")
+    if literal is None:
+        return _Reference(path, [*computed, index])
+    return _Reference(path if computed else (*path, literal["value"]), computed)
 
 
-def _references(node: Any) -> Iterator[tuple[str, Path]]:
-    """Every reference below a node as ("Call" or "", path); the rule's own head is left out."""
+def _mentions(node: Any) -> Iterator[Path]:
+    """The path of every reference below a node, local names and calls included."""
     if isinstance(node, list):
         for item in node:
-            yield from _references(item)
+            yield from _mentions(item)
     elif isinstance(node, dict):
-        for key, value in node.items():
-            if key in _RULE_HEADS and "refr" in value:
-                yield from _references({name: part for name, part in value.items() if name != "refr"})
-            elif key == "Call":
-                yield "Call", _static_path(value["fcn"])
-                yield from _references(value["params"])
-            elif key == "Var" or key in _CHAINS:
-                yield "", _static_path({key: value})
-                yield from _indexes(value)
+        for kind, value in node.items():
+            if kind in _REFERENCES:
+                path, computed = _reference({kind: value})
+                if path:
+                    yield path
+                yield from _mentions(computed)
             else:
-                yield from _references(value)
+                yield from _mentions(value)
 
 
-def _indexes(chain: dict[str, Any]) -> Iterator[tuple[str, Path]]:
-    """The references inside the brackets of a reference."""
-    while "refr" in chain:
-        yield from _references(chain.get("index"))
-        (chain,) = chain["refr"].values()
-
-
-def _cyclic(rules: dict[Path, set[Path]]) -> set[Path]:
-    """The rules that reach themselves. A reference with an open end reaches everything below what it spells out."""
+def _cyclic(rules: dict[Path, set[Path]]) -> list[Path]:
+    """The rules that reach themselves. A path that ends early reaches every rule below it."""
     edges = {
-        name: {other for other in rules for path in mentions if other[: len(path)] == path[: len(other)]}
-        for name, mentions in rules.items()
+        name: {other for other in rules for path in mentioned if other[: len(path)] == path[: len(other)]}
+        for name, mentioned in rules.items()
     }
-    found = set()
-    for start in edges:
-        reached: set[Path] = set()
-        todo = list(edges[start])
-        while todo:
-            name = todo.pop()
-            if name not in reached:
-                reached.add(name)
-                todo += edges[name]
-        if start in reached:
-            found.add(start)
-    return found
+    return [name for name in rules if name in _reached_from(name, edges)]
+
+
+def _reached_from(start: Path, edges: dict[Path, set[Path]]) -> set[Path]:
+    reached: set[Path] = set()
+    todo = [start]
+    while todo:
+        fresh = edges[todo.pop()] - reached
+        reached |= fresh
+        todo += fresh
+    return reached

@@ -1,32 +1,16 @@
 """The edge's way to the ingest streams: a group committer for each, and what a duplicate needs to be answered."""
 
 import asyncio
-import base64
-import logging
 
-import msgspec
-
-from schemas.answers import NoAnswer, PublishOutcome, Refused
+from schemas.answers import PublishOutcome, Refused
 from schemas.codes import Code
 from schemas.meter import Meter
 from schemas.subjects import ingest_stream
 from schemas.units import UnixMs
 from streams.committer import GroupCommitter
 from streams.durability import DurabilityWatch
-from streams.jetstream import ApiError, JetStream
+from streams.jetstream import JetStream
 from streams.settings import StreamSettings
-
-log = logging.getLogger("streams")
-
-NO_MESSAGE = 10037
-
-
-class _StoredMessage(msgspec.Struct):
-    data: str = ""
-
-
-class _MessageAnswer(msgspec.Struct):
-    message: _StoredMessage
 
 
 class IngestPublisher:
@@ -48,16 +32,8 @@ class IngestPublisher:
 
     async def stored_message(self, stream: str, seq: int) -> bytes | None:
         """The data of a stored message, None when it is gone. Raises NoAnswer(STREAM_UNAVAILABLE)."""
-        try:
-            answer = await self._jetstream.api(f"STREAM.MSG.GET.{stream}", {"seq": seq}, _MessageAnswer)
-        except ApiError as failure:
-            if failure.error.err_code == NO_MESSAGE:
-                return None
-            log.warning("reading a stored message failed: %d", failure.error.err_code)
-            raise NoAnswer(Code.STREAM_UNAVAILABLE) from None
-        except NoAnswer:
-            raise NoAnswer(Code.STREAM_UNAVAILABLE) from None  # a read has no outcome to be unsure of
-        return base64.b64decode(answer.message.data)
+        message = await self._jetstream.stored(stream, seq)
+        return None if message is None else message.data
 
     def durability_proven(self) -> bool:
         """Whether a publish may be tried: without a connection it refuses by itself, and says why better."""

@@ -74,7 +74,7 @@ class DecisionStage:
         started = time.perf_counter()
         features = features_of(event)
         featured = time.perf_counter()
-        answer = await self._policy.evaluate({"event": event, "features": features})
+        answer = await self._policy.evaluate({"event": accepted.event, "features": features})
         judged = time.perf_counter()
         points = score(features)
         scored = time.perf_counter()

@@ -1,0 +1,103 @@
+"""The ingest edge as an ASGI application: every request through the same head checks to one handler.
+
+For uvicorn with httptools, which refuses ambiguous framing itself. Serve it with `lifespan="off"`:
+whoever builds it opens and closes its ports.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
+
+from edge.authenticate import Authenticator
+from edge.endpoints import IngestEndpoints
+from edge.gate import Gate
+from edge.headers import read_fields
+from edge.openapi import openapi_document
+from edge.ports import EdgePorts
+from edge.problem import Findings, finding
+from edge.reads import EVENTS_PREFIX, ReadEndpoints
+from edge.refusals import not_found, refusal
+from edge.settings import EdgeSettings
+from edge.transport import Fields, Receive, Request, Response, Scope, Send, respond
+from schemas.codes import Code
+from schemas.ids import REQUEST_ID
+
+
+class Route(NamedTuple):
+    """One path: its template, its only method, its handler."""
+
+    template: str
+    method: str
+    handler: Callable[[Request], Awaitable[Response | None]]
+
+
+class EdgeApp:
+    """Build one per process and event loop."""
+
+    def __init__(self, settings: EdgeSettings, ports: EdgePorts) -> None:
+        self._settings = settings
+        self._new_request_id = ports.new_request_id
+        gate = Gate(Authenticator(ports.credentials, ports.clock, settings))
+        ingest = IngestEndpoints(settings, ports, gate)
+        reads = ReadEndpoints(settings, ports, gate, openapi_document(settings))
+        self._event = Route("/v1/events/{event_id}", "GET", reads.event)
+        self._routes: Mapping[bytes, Route] = {
+            route.template.encode(): route
+            for route in (
+                Route("/ingest", "POST", ingest.single),
+                Route("/ingest/batch", "POST", ingest.batch),
+                Route("/v1/limits", "GET", reads.limits),
+                Route("/openapi.json", "GET", reads.openapi),
+                Route("/livez", "GET", reads.livez),
+                Route("/readyz", "GET", reads.readyz),
+            )
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request. Nothing is sent to a sender that went away before the end of its body."""
+        assert scope["type"] == "http", "serve with lifespan off and without websockets"
+        started_s = time.perf_counter()
+        path: bytes = scope["raw_path"]
+        route = self._route(path)
+        template = "" if route is None else route.template
+        head = self._head(scope)
+        if not isinstance(head, _Head):
+            fields = dict(scope["headers"])
+            request = Request(template, path, self._new_request_id(), fields, receive, started_s)
+            await respond(request, refusal(request, head), send)
+            return
+        request = Request(template, path, head.request_id, head.fields, receive, started_s)
+        response = await _handle(route, request, scope["method"])
+        if response is not None:
+            await respond(request, response, send)
+
+    def _route(self, path: bytes) -> Route | None:
+        route = self._routes.get(path)
+        if route is None and path.startswith(EVENTS_PREFIX):
+            return self._event
+        return route
+
+    def _head(self, scope: Scope) -> "_Head | Findings":
+        fields = read_fields(scope["headers"], self._settings)
+        if isinstance(fields, Code):
+            return finding(fields)
+        named = fields.get(b"x-request-id")
+        if named is None:
+            return _Head(fields, self._new_request_id())
+        request_id = named.decode()
+        if REQUEST_ID.fullmatch(request_id) is None:
+            return finding(Code.REQUEST_ID_INVALID, "X-Request-Id")
+        return _Head(fields, request_id)
+
+
+class _Head(NamedTuple):
+    fields: Fields
+    request_id: str
+
+
+async def _handle(route: Route | None, request: Request, method: str) -> Response | None:
+    if route is None:
+        return not_found(request)
+    if method != route.method:
+        return refusal(request, finding(Code.METHOD_NOT_ALLOWED), headers=[(b"allow", route.method.encode())])
+    return await route.handler(request)

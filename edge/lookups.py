@@ -1,0 +1,29 @@
+"""Look-ups in Postgres: one query for all who wait, one for a whole batch (DESIGN decision 3)."""
+
+from collections.abc import Mapping, Sequence
+
+from edge.coalesce import Coalescer
+from edge.ports import StoredKeys
+from schemas.envelope import EventKey
+
+LINGER_MS = 1.0
+IDS_MAX = 1_000
+
+
+class Lookups:
+    """The stored keys of events, looked up together where several requests of a tenant wait."""
+
+    def __init__(self, stored_keys: StoredKeys) -> None:
+        self._stored_keys = stored_keys
+        self._singles: Coalescer[str, EventKey | None] = Coalescer(self._fetch, LINGER_MS, IDS_MAX)
+
+    async def stored(self, tenant_id: str, event_ids: Sequence[str]) -> Mapping[str, EventKey]:
+        """The keys of those events that have one. Raises NoAnswer(STORE_UNAVAILABLE)."""
+        if len(event_ids) != 1:
+            return await self._stored_keys.stored(tenant_id, event_ids)
+        key = await self._singles.ask(tenant_id, event_ids[0])
+        return {} if key is None else {event_ids[0]: key}
+
+    async def _fetch(self, tenant_id: str, event_ids: Sequence[str]) -> Sequence[EventKey | None]:
+        keys = await self._stored_keys.stored(tenant_id, event_ids)
+        return [keys.get(event_id) for event_id in event_ids]

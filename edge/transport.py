@@ -1,0 +1,107 @@
+"""Bytes in and out of one HTTP request (ASGI), with every read bounded."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Fields = Mapping[bytes, bytes]
+"""Header fields by lower-case name."""
+
+DISCARD_BYTES_MAX = 8 * 1024 * 1024
+DISCARD_MS_MAX = 2_000
+
+JSON = b"application/json"
+NDJSON = b"application/x-ndjson"
+PROBLEM = b"application/problem+json"
+
+
+class Response(NamedTuple):
+    """An answer. With `closes` the rest of the body is unwanted and the connection ends."""
+
+    status: int
+    media_type: bytes
+    body: bytes
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    closes: bool = False
+
+
+@dataclass(slots=True)
+class Request:
+    """One request whose head has been looked at."""
+
+    route: str
+    """The route's template, for logs and metrics."""
+    path: bytes
+    request_id: str
+    fields: Fields
+    receive: Receive
+    started_s: float
+    """`time.perf_counter()` when the request arrived."""
+    unread: bool = field(init=False)
+    """Whether body bytes may still be on their way."""
+
+    def __post_init__(self) -> None:
+        self.unread = b"content-length" in self.fields or b"transfer-encoding" in self.fields
+
+    async def body(self) -> bytes | None:
+        """The whole body, None when the sender went away before its end. Its length was limited by the head."""
+        message = await self.receive()
+        chunk: bytes = message.get("body", b"")
+        if message["type"] == "http.request" and not message.get("more_body"):
+            self.unread = False
+            return chunk
+        chunks = [chunk]
+        while message["type"] == "http.request" and message.get("more_body"):
+            message = await self.receive()
+            chunks.append(message.get("body", b""))
+        self.unread = False
+        return b"".join(chunks) if message["type"] == "http.request" else None
+
+
+async def respond(request: Request, response: Response, send: Send) -> None:
+    """Send the answer so that the sender can read it.
+
+    What is left of the body is read first, so the connection serves on; if it does not end within
+    the bounds, or the answer closes anyway, the connection is closed after the answer, and only
+    once the sender has had the time to read it: a reset would take the answer away.
+    """
+    closes = response.closes
+    if request.unread and not closes:
+        closes = not await _discard(request.receive)
+    headers = [
+        (b"content-type", response.media_type),
+        (b"content-length", b"%d" % len(response.body)),
+        (b"x-request-id", request.request_id.encode()),
+        *response.headers,
+    ]
+    if closes:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    if response.closes and request.unread:
+        await send({"type": "http.response.body", "body": response.body, "more_body": True})
+        await _discard(request.receive)
+        await send({"type": "http.response.body", "body": b""})
+        return
+    await send({"type": "http.response.body", "body": response.body})
+
+
+async def _discard(receive: Receive) -> bool:
+    """Read and drop. True when the body ended within the bounds of size and time."""
+    size = 0
+    try:
+        async with asyncio.timeout(DISCARD_MS_MAX / 1000):
+            while size <= DISCARD_BYTES_MAX:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return False
+                if not message.get("more_body"):
+                    return True
+                size += len(message.get("body", b""))
+    except TimeoutError:
+        return False
+    return False

@@ -1,0 +1,100 @@
+"""The two references, each against a NATS server of its own under the repository's nats.conf: the same durability."""
+
+import asyncio
+import importlib.util
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from ops.bench.load import Job
+from ops.bench.processes import APP_ROOT, cpu_us, run_job
+from ops.bench.reference import STREAM, STREAM_CONFIG, ReferenceConfig
+from ops.bench.report import Edge, edge_figures
+from ops.embedded.directory import DataDirectory
+from ops.embedded.files import write_private
+from ops.embedded.nats import NatsServer
+from ops.embedded.process import Command, NotAnsweringError, free_port, spawn, until_ready
+from streams.jetstream import JetStream
+
+BARE = "ops.bench.bare"
+FRAMEWORK = "ops.bench.framework_edge"
+START_WAIT_S = 15
+STOP_WAIT_S = 5
+ANSWER_MS_MAX = 5_000
+
+Jobs = Callable[[str], list[Job]]
+"""The jobs to run against the edge at a URL."""
+
+
+def framework_installed() -> bool:
+    return all(importlib.util.find_spec(name) for name in ("fastapi", "faststream"))
+
+
+async def measure(module: str, home: Path, jobs: Jobs) -> list[Edge]:
+    """Run the jobs against one reference and return the figures of all but the first, which warms it up.
+
+    Raises StartError or BenchError.
+    """
+    with await DataDirectory.open(home) as directory:
+        async with _nats(directory) as nats_url, _edge(module, directory, nats_url) as (url, pid):
+            warm_up, *rest = jobs(url)
+            await run_job(warm_up)
+            return [await _measured(job, pid) for job in rest]
+
+
+async def _measured(job: Job, pid: int) -> Edge:
+    before = cpu_us(pid)
+    result = await run_job(job)
+    return edge_figures(result, cpu_us(pid) - before)
+
+
+@asynccontextmanager
+async def _nats(directory: DataDirectory) -> AsyncIterator[str]:
+    """A NATS server with the bench's stream; yields the admin user's URL."""
+    server = NatsServer(directory)
+    await server.prepare()
+    port = free_port()
+    child = await spawn(server.command(port), directory.logs)
+    try:
+        await until_ready(child, lambda: server.probe(port), START_WAIT_S)
+        url = server.url("admin", port)
+        jetstream = await JetStream.connect(url, "admin")
+        try:
+            await jetstream.api(f"STREAM.CREATE.{STREAM}", STREAM_CONFIG, dict)
+        finally:
+            await jetstream.close()
+        yield url
+    finally:
+        await child.stop(STOP_WAIT_S)
+
+
+@asynccontextmanager
+async def _edge(module: str, directory: DataDirectory, nats_url: str) -> AsyncIterator[tuple[str, int]]:
+    """The reference edge; yields its URL and its process id."""
+    config = ReferenceConfig(nats_url=nats_url, port=free_port())
+    config_file = directory.path / "reference.json"
+    write_private(config_file, msgspec.json.encode(config))
+    command = Command(
+        name="edge",
+        arguments=(sys.executable, "-m", module, str(config_file)),
+        environment={"PYTHONPATH": str(APP_ROOT)},
+    )
+    child = await spawn(command, directory.logs)
+    try:
+        await until_ready(child, lambda: accepts(config.port), START_WAIT_S)
+        yield f"http://127.0.0.1:{config.port}", child.pid
+    finally:
+        await child.stop(STOP_WAIT_S)
+
+
+async def accepts(port: int) -> None:
+    """Return when something accepts connections there. Raises NotAnsweringError."""
+    try:
+        _reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError as cause:
+        raise NotAnsweringError from cause
+    writer.close()
+    await writer.wait_closed()

@@ -1,0 +1,142 @@
+"""A whole data plane of the bench's own: `frostgate up` on a directory that is gone afterwards."""
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from ops.bench.processes import BenchError, Cpu, cpu_tree_us, cpu_us
+from ops.bench.requests import Sender
+from ops.embedded.directory import DataDirectory
+from ops.embedded.process import Child, Command, NotAnsweringError, StartError, spawn, until_ready
+from ops.instance import Stack, read_stack
+from ops.settings import environment
+from schemas.principal import Scope
+from sinks.api_keys import ApiKeys
+from sinks.pg import Pool
+from sinks.settings import PostgresSettings
+from sinks.tenants import PlanTier, Tenants
+
+START_WAIT_S = 60
+STOP_WAIT_S = 20
+POLL_S = 0.05
+STALLED_S = 30
+_RUN = "from frostgate import main; main()"
+
+_CHAINED = "SELECT coalesce(sum(seq), 0)::bigint FROM chain_heads"
+_DECIDED = "SELECT count(*) FROM decisions"
+_DEAD = "SELECT count(*) FROM ingest_dlq"
+
+
+class Outcomes(NamedTuple):
+    decided: int
+    dead: int
+
+
+class RunningStack:
+    """The stack while it runs. `start_s` is the time from its start to ready."""
+
+    def __init__(self, stack: Stack, start_s: float, pool: Pool) -> None:
+        self.stack = stack
+        self.start_s = start_s
+        self._pool = pool
+
+    async def senders(self, count: int) -> list[Sender]:
+        """New tenants, each with a key that may do nothing but ingest."""
+        tenants, keys = Tenants(self._pool), ApiKeys(self._pool)
+        made = []
+        for number in range(count):
+            tenant_id = f"bench-{number:03d}"
+            await tenants.add(tenant_id, PlanTier.ENTERPRISE)
+            made.append(Sender(tenant_id, (await keys.issue(tenant_id, None, [Scope.INGEST])).secret))
+        return made
+
+    def cpu(self) -> Cpu:
+        pids = self.stack.pids
+        return Cpu(cpu_us(pids.edge), cpu_us(pids.worker), cpu_us(pids.nats), cpu_tree_us(pids.postgres))
+
+    def pause_worker(self) -> None:
+        os.kill(self.stack.pids.worker, signal.SIGSTOP)
+
+    def resume_worker(self) -> None:
+        os.kill(self.stack.pids.worker, signal.SIGCONT)
+
+    async def until_chained(self, events: int) -> None:
+        """Return when the chains hold that many entries. Raises BenchError when they stop growing before."""
+        seen = -1
+        stalled_at = time.monotonic() + STALLED_S
+        while (chained := await self._ask(_CHAINED)) < events:
+            if chained > seen:
+                seen, stalled_at = chained, time.monotonic() + STALLED_S
+            elif time.monotonic() > stalled_at:
+                raise BenchError(f"the worker stopped at {chained:,} of {events:,} events")
+            await asyncio.sleep(POLL_S)
+
+    async def outcomes(self) -> Outcomes:
+        return Outcomes(await self._ask(_DECIDED), await self._ask(_DEAD))
+
+    def check_whole(self) -> None:
+        """Raises BenchError when a process was restarted: the figures would be of two of them."""
+        now = read_stack(Path(self.stack.data_dir))
+        if now is None or now.pids != self.stack.pids:
+            raise BenchError("a process of the stack was restarted during the run")
+
+    async def _ask(self, question: str) -> int:
+        async with self._pool.connection() as connection:
+            return int(await connection.fetchval(question))
+
+
+@asynccontextmanager
+async def running_stack(home: Path) -> AsyncIterator[RunningStack]:
+    """Start the stack; on leaving it has ended and nothing of it is left. Raises StartError."""
+    logs = home / "logs"
+    logs.mkdir(mode=0o700, parents=True)
+    data_dir = home / "data"
+    began = time.perf_counter()
+    child = await spawn(_command(data_dir), logs)
+    try:
+        stack = await _ready(child, data_dir)
+        start_s = time.perf_counter() - began
+        pool = await Pool.open(PostgresSettings(dsn=stack.postgres_dsn, pool_size=1, statement_cache_size=0))
+        try:
+            yield RunningStack(stack, start_s, pool)
+        finally:
+            await pool.close()
+    finally:
+        await child.stop(STOP_WAIT_S)
+        with await DataDirectory.open(data_dir) as directory:
+            shutil.rmtree(directory.outside, ignore_errors=True)
+
+
+def _command(data_dir: Path) -> Command:
+    """`frostgate up` with the default settings, whatever the caller's own environment says."""
+    return Command(
+        name="up",
+        arguments=(
+            *(sys.executable, "-P", "-c", _RUN, "up", "--data-dir", str(data_dir)),
+            *("--http-port", "0", "--admin-port", "0"),
+        ),
+        environment={name: value for name, value in environment().items() if not name.startswith("FG_")},
+    )
+
+
+async def _ready(child: Child, data_dir: Path) -> Stack:
+    found: list[Stack] = []
+
+    async def probe() -> None:
+        stack = read_stack(data_dir)
+        if stack is None:
+            raise NotAnsweringError
+        found.append(stack)
+
+    try:
+        await until_ready(child, probe, START_WAIT_S)
+    except TimeoutError as cause:
+        raise StartError(f"the stack was not ready within {START_WAIT_S} s:\n{child.last_lines()}") from cause
+    return found[-1]

@@ -1,0 +1,1 @@
+"""The commands of `frostgate`, one module each, loaded when called."""

@@ -1,0 +1,118 @@
+"""`frostgate agent tail`: follow a log file and publish each of its lines."""
+
+import hashlib
+import re
+import signal
+import socket
+from pathlib import Path
+
+import click
+
+from ops.clock import SystemClock
+from ops.commands.follower import Follower, GaveUpError
+from ops.commands.log_events import Origin
+from ops.commands.position import PositionError, locked
+from ops.commands.publish_client import EdgeClient, EdgeRefusedError, Patience, Publisher
+from ops.commands.tally import Tally, finish
+from ops.commands.target import data_dir_option, edge_target, json_option, settings_of
+
+_GIVE_UP_SECONDS_ONCE = 300.0
+
+
+@click.group()
+def agent() -> None:
+    """Agents that publish what they find on this machine.
+
+    \b
+    Example:
+      frostgate agent tail /var/log/auth.log
+    """
+
+
+@agent.command(
+    epilog="""\b
+Example:
+  frostgate agent tail /var/log/auth.log
+  frostgate agent tail --once --json app.log
+
+Exit status: 0 every line accepted; 1 not every line; 2 usage or configuration."""
+)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--once", is_flag=True, help="Stop at the end of the file instead of following it.")
+@click.option("--agent-id", help="agent_id of the events.  [default: the name of this host]")
+@click.option("--source", help="source of the events.  [default: the name of the file]")
+@click.option("--tenant", help="tenant_id of the events.  [default: the tenant of the running stack]")
+@click.option(
+    "--position-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where to keep how far the file was shipped.  [default: positions/ in the data directory]",
+)
+@click.option(
+    "--give-up-after",
+    "give_up_seconds",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Stop after this long without any progress.  [default: 300 with --once, else never]",
+)
+@json_option
+@data_dir_option
+def tail(  # noqa: PLR0913  (one parameter an option is how click hands them over)
+    *,
+    file: Path,
+    once: bool,
+    agent_id: str | None,
+    source: str | None,
+    tenant: str | None,
+    position_file: Path | None,
+    give_up_seconds: float | None,
+    as_json: bool,
+    data_dir: Path | None,
+) -> None:
+    """Publish each line of FILE, and every line that is appended, through rotation and restarts.
+
+    Every complete line becomes one event, once, however often this command is killed and started
+    again: the position file knows what was sent. Lines over 16 KiB are cut, invalid UTF-8 and NUL
+    are replaced; each such event says so.
+    """
+    settings = settings_of(data_dir)
+    target = edge_target(settings)
+    tenant_id = tenant or target.tenant_id
+    if tenant_id is None:
+        raise click.UsageError("which tenant? pass --tenant with the tenant of the key")
+    path = file.absolute()
+    if once and not path.is_file():
+        raise click.UsageError(f"there is no file {file}")
+    if once and give_up_seconds is None:
+        give_up_seconds = _GIVE_UP_SECONDS_ONCE
+    origin = Origin(tenant_id, agent_id or _host_name(), source or path.name[:128], path)
+    positions = (
+        position_file or settings.data_dir / "positions" / f"{hashlib.sha256(bytes(path)).hexdigest()[:32]}.json"
+    )
+    client = EdgeClient(target.url, target.api_key)
+    tally = Tally()
+    problem = ""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with locked(positions) as held:
+            publisher = Publisher(client, Patience(give_up_seconds))
+            Follower(origin, held, publisher, tally, SystemClock()).run(once=once)
+    except KeyboardInterrupt:
+        problem = "interrupted; the next run goes on from here" if once else ""
+    except GaveUpError:
+        problem = f"gave up after {give_up_seconds:g} s without progress; the next run sends these lines again first"
+    except EdgeRefusedError as refusal:
+        problem = refusal.message
+    except PositionError as fault:
+        raise click.UsageError(str(fault)) from fault
+    finally:
+        client.close()
+    finish(tally, {"path": str(path), "position_file": str(positions)}, problem=problem, as_json=as_json)
+
+
+def _position_name(path: Path) -> str:
+    return hashlib.sha256(bytes(path)).hexdigest()[:32] + ".json"
+
+
+def _host_name() -> str:
+    """The host's name within the alphabet of agent ids."""
+    return re.sub(r"[^A-Za-z0-9._:-]", "-", socket.gethostname()).lstrip("._:-")[:128] or "agent"

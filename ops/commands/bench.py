@@ -1,0 +1,61 @@
+"""`frostgate bench`: measure this machine, in one run and beside two references."""
+
+import asyncio
+from pathlib import Path
+
+import click
+import msgspec
+
+from ops.bench.processes import BenchError
+from ops.bench.report import table
+from ops.bench.run import BATCH_LINES, Plan, run
+from ops.embedded.process import StartError
+
+_BACKLOG_MAX = 500_000
+
+
+@click.command(
+    epilog="""\b
+Example:
+  frostgate bench
+  frostgate bench --seconds 5 --json bench-report.json
+
+Exit status: 0 measured, and every accepted event accounted for; 1 otherwise; 2 usage."""
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.2, 600),
+    default=10,
+    show_default=True,
+    help="How long each load lasts.",
+)
+@click.option(
+    "--backlog",
+    type=click.IntRange(BATCH_LINES, _BACKLOG_MAX),
+    default=50_000,
+    show_default=True,
+    help=f"Events in the backlog whose drain is timed, in whole batches of {BATCH_LINES}.",
+)
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False, resolve_path=True),
+    help="Also write the report to this file.",
+)
+def bench(seconds: float, backlog: int, json_file: Path | None) -> None:
+    """Measure ingest, drain, CPU and memory on this machine, every answer fsynced.
+
+    Starts a stack of its own in a temporary directory and leaves nothing behind. Beside it, in the
+    same run, it measures the bare limit (no check at all) and a FastAPI + FastStream edge. Compare
+    the ratios, not the rates: those are this machine's. Nothing else should run meanwhile.
+    """
+    plan = Plan(seconds=seconds, backlog=backlog // BATCH_LINES * BATCH_LINES)
+    try:
+        report = asyncio.run(run(plan, lambda text: click.echo(text, err=True)))
+    except (StartError, BenchError) as failure:
+        raise click.ClickException(str(failure)) from failure
+    click.echo(table(report))
+    if json_file is not None:
+        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    if not report.frostgate.accounts.balanced():
+        raise click.ClickException("accepted events are not accounted for")

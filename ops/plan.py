@@ -1,0 +1,99 @@
+"""What `frostgate up` runs on its servers: tables and streams, a first tenant with a key, one edge and one worker."""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from ops.embedded import EmbeddedServers
+from ops.embedded.directory import DataDirectory
+from ops.embedded.process import Command, StartError
+from ops.overview import HOST
+from ops.settings import Settings, environment
+from ops.settings_table import TABLE
+from ops.settings_types import Service
+from ops.supervisor import Plan, Provision
+from schemas.answers import NoAnswer
+from schemas.principal import Scope
+from sinks.api_keys import ApiKeys
+from sinks.migrate import MigrationError, migrate
+from sinks.pg import Pool
+from sinks.settings import PostgresSettings
+from sinks.signing import create_key
+from sinks.tenants import Tenants
+from streams import topology
+from streams.jetstream import ApiError
+from streams.settings import StreamSettings
+
+TENANT_ID = "demo"
+SIGNING_KEY = "signing-key.pem"
+WORM = "worm"
+SCOPES = (Scope.INGEST, Scope.EVENTS_READ, Scope.EVIDENCE_READ)
+_CODE = Path(__file__).resolve().parents[1]
+_RUN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ops.cli import main; main()"
+"""Runs the very code this process runs, wherever it was started and whatever else is installed."""
+
+
+def of(settings: Settings) -> Plan:
+    """The plan for these settings; what they say of servers is replaced by the embedded ones."""
+    return Plan(functools.partial(_provision, settings), functools.partial(_command, settings))
+
+
+async def lay_out(servers: EmbeddedServers, settings: StreamSettings) -> None:
+    """On return tables, roles, streams and consumers are there. Raises StartError."""
+    one_node = dataclasses.replace(settings, replicas=1, shards=1)
+    try:
+        await migrate(servers.postgres_dsn("admin"), servers.role_passwords())
+        await topology.apply(servers.nats_url("admin"), one_node)
+    except (MigrationError, ApiError, NoAnswer) as cause:
+        raise StartError(f"cannot make the tables and streams: {cause}") from cause
+
+
+async def _provision(settings: Settings, servers: EmbeddedServers, directory: DataDirectory) -> Provision:
+    await lay_out(servers, settings.streams)
+    (servers.data_dir / WORM).mkdir(mode=0o700, exist_ok=True)
+    key_file = servers.data_dir / SIGNING_KEY
+    if not key_file.exists():
+        create_key(key_file)
+    if directory.secrets.api_key:
+        return Provision(TENANT_ID, directory.secrets.api_key, first=False)
+    operator = PostgresSettings(dsn=servers.postgres_dsn("operator"), pool_size=1, statement_cache_size=0)
+    pool = await Pool.open(operator)
+    try:
+        await Tenants(pool).ensure(TENANT_ID)
+        key = await ApiKeys(pool).issue(TENANT_ID, None, SCOPES)
+    finally:
+        await pool.close()
+    directory.keep_api_key(key.secret)
+    return Provision(TENANT_ID, key.secret, first=True)
+
+
+def _command(settings: Settings, name: str, servers: EmbeddedServers, http_port: int, admin_port: int) -> Command:
+    """The edge or worker with its own role's addresses; secrets travel in the environment, never in arguments."""
+    values = {
+        "FG_DATA_DIR": str(servers.data_dir),
+        "FG_WORM_DIR": str(servers.data_dir / WORM),
+        "FG_SIGNING_KEY_FILE": str(servers.data_dir / SIGNING_KEY),
+        "FG_NATS_URL": servers.nats_url(name),
+        "FG_NATS_SYSTEM_URL": servers.nats_url("system"),
+        "FG_NATS_REPLICAS": "1",
+        "FG_NATS_SHARDS": "1",
+        "FG_POSTGRES_DSN": servers.postgres_dsn(name),
+        "FG_REDIS_URL": servers.redis_url,
+        "FG_HTTP_HOST": settings.http_host,
+        "FG_HTTP_PORT": str(http_port),
+        "FG_ADMIN_HOST": HOST,
+        "FG_ADMIN_PORT": str(admin_port),
+    }
+    inherited = {key: value for key, value in environment().items() if not key.startswith("FG_")}
+    return Command(
+        name=name,
+        arguments=(sys.executable, "-P", "-c", _RUN, str(_CODE), name),
+        environment=inherited | _read_by(Service(name), {**environment(), **values}),
+    )
+
+
+def _read_by(service: Service, values: Mapping[str, str]) -> dict[str, str]:
+    """Only what this service reads: no process is given another one's credentials."""
+    return {key: value for key, value in values.items() if key in TABLE and service in TABLE[key].services}

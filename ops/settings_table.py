@@ -1,0 +1,400 @@
+"""Every variable of the environment, declared once: the reader, the documentation and `doctor` all use this table."""
+
+from ops.settings_types import (
+    Service,
+    Variable,
+    choice,
+    flag,
+    key_template,
+    path,
+    rate,
+    rates_by_tier,
+    secret,
+    text,
+    url,
+    urls,
+    whole,
+)
+
+_UP, _EDGE, _WORKER, _MIGRATE, _CLIENT = Service
+_SERVERS = (_UP, _EDGE, _WORKER)
+_STREAM_USERS = (_EDGE, _WORKER, _MIGRATE)
+_ALL = tuple(Service)
+
+_PROFILE = (
+    Variable(
+        name="FG_ENV",
+        parse=choice("dev", "prod"),
+        default="dev",
+        description="Profile. `prod` refuses every setting that could let an event pass undecided.",
+        services=_ALL,
+    ),
+    Variable(
+        name="FG_LOG_LEVEL",
+        parse=choice("debug", "info", "warning", "error"),
+        default="info",
+        description="Least severe log line that is written to stderr.",
+        services=_SERVERS,
+    ),
+    Variable(
+        name="FG_DATA_DIR",
+        parse=path,
+        default=".frostgate",
+        description="Directory of the embedded stack, and of the positions of `frostgate agent tail`.",
+        services=_ALL,
+    ),
+    Variable(
+        name="FG_EMBEDDED_USER",
+        parse=text,
+        default="nobody",
+        description="System user the embedded Postgres runs as when `frostgate up` is started by root.",
+        services=(_UP,),
+    ),
+)
+
+_DEPENDENCIES = (
+    Variable(
+        name="FG_NATS_URL",
+        parse=urls("nats", "tls", "ws", "wss"),
+        default=None,
+        description="NATS servers, with the user of this service; several with commas between.",
+        services=_STREAM_USERS,
+        required_by=_STREAM_USERS,
+    ),
+    Variable(
+        name="FG_NATS_SYSTEM_URL",
+        parse=urls("nats", "tls", "ws", "wss"),
+        default=None,
+        description="The same servers with a user of the system account: the proof of durability asks through it.",
+        services=(_EDGE,),
+        required_by=(_EDGE,),
+    ),
+    Variable(
+        name="FG_NATS_REPLICAS",
+        parse=whole(1),
+        default="1",
+        unit="replicas",
+        description="Copies of every stream: 1, 3 or 5.",
+        services=_STREAM_USERS,
+    ),
+    Variable(
+        name="FG_NATS_SHARDS",
+        parse=whole(1),
+        default="1",
+        unit="streams",
+        description="Number of ingest streams: the number of NATS nodes. Fixed for the life of the data.",
+        services=_STREAM_USERS,
+    ),
+    Variable(
+        name="FG_POSTGRES_DSN",
+        parse=url("postgresql", "postgres"),
+        default=None,
+        description="Postgres, with the role of this service (`fg_edge` or `fg_worker`).",
+        services=(_EDGE, _WORKER),
+        required_by=(_EDGE, _WORKER),
+    ),
+    Variable(
+        name="FG_POSTGRES_POOL_SIZE",
+        parse=whole(1, 1_000),
+        default="8",
+        unit="connections",
+        description="Connections one process keeps to Postgres.",
+        services=(_EDGE, _WORKER),
+    ),
+    Variable(
+        name="FG_POSTGRES_STATEMENT_CACHE_SIZE",
+        parse=whole(0, 10_000),
+        default="0",
+        unit="statements",
+        description="Prepared statements kept per connection. 0 is safe behind any PgBouncer.",
+        services=(_EDGE, _WORKER),
+    ),
+    Variable(
+        name="FG_ADMIN_POSTGRES_DSN",
+        parse=url("postgresql", "postgres"),
+        default=None,
+        description="Postgres, with the administrator: `migrate`, `tenants`, `keys` and `why` use it.",
+        services=(_MIGRATE, _CLIENT),
+        required_by=(_MIGRATE,),
+    ),
+    Variable(
+        name="FG_EDGE_POSTGRES_PASSWORD",
+        parse=secret,
+        default=None,
+        description="Password `frostgate migrate` gives the role `fg_edge`; empty leaves it as it is.",
+        services=(_MIGRATE,),
+        secret=True,
+    ),
+    Variable(
+        name="FG_WORKER_POSTGRES_PASSWORD",
+        parse=secret,
+        default=None,
+        description="Password `frostgate migrate` gives the role `fg_worker`; empty leaves it as it is.",
+        services=(_MIGRATE,),
+        secret=True,
+    ),
+    Variable(
+        name="FG_ADMIN_ROLE_POSTGRES_PASSWORD",
+        parse=secret,
+        default=None,
+        description="Password `frostgate migrate` gives the role `fg_admin`; empty leaves it as it is.",
+        services=(_MIGRATE,),
+        secret=True,
+    ),
+    Variable(
+        name="FG_REDIS_URL",
+        parse=url("redis", "rediss", "unix"),
+        default=None,
+        description="Redis or Valkey, the coordination store.",
+        services=(_EDGE,),
+        required_by=(_EDGE,),
+    ),
+)
+
+_ADDRESSES = (
+    Variable(
+        name="FG_HTTP_HOST",
+        parse=text,
+        default="127.0.0.1",
+        description="Address the edge listens on.",
+        services=(_UP, _EDGE),
+    ),
+    Variable(
+        name="FG_HTTP_PORT",
+        parse=whole(0, 65_535),
+        default="8080",
+        description="Port the edge listens on; 0 takes a free one.",
+        services=(_UP, _EDGE),
+    ),
+    Variable(
+        name="FG_ADMIN_HOST",
+        parse=text,
+        default="127.0.0.1",
+        description="Address of the admin port: `/metrics`, `/livez`, `/readyz`.",
+        services=_SERVERS,
+    ),
+    Variable(
+        name="FG_ADMIN_PORT",
+        parse=whole(0, 65_535),
+        default="8081",
+        description="The admin port; 0 takes a free one.",
+        services=_SERVERS,
+    ),
+    Variable(
+        name="FG_URL",
+        parse=url("http", "https"),
+        default=None,
+        default_note="the stack running in `FG_DATA_DIR`",
+        description="Edge that client commands talk to; wins over a stack running in `FG_DATA_DIR`.",
+        services=(_CLIENT,),
+    ),
+    Variable(
+        name="FG_API_KEY",
+        parse=secret,
+        default=None,
+        default_note="the key of the stack running in `FG_DATA_DIR`",
+        description="Credential of client commands.",
+        services=(_CLIENT,),
+        secret=True,
+    ),
+)
+
+_DECIDING = (
+    Variable(
+        name="FG_POLICY_DIR",
+        parse=path,
+        default=None,
+        default_note="the policies of the distribution",
+        description="Directory of the Rego policies.",
+        services=_SERVERS,
+    ),
+    Variable(
+        name="FG_OPA_URL",
+        parse=url("http", "https"),
+        default=None,
+        default_note="the embedded engine",
+        description="Remote OPA to ask instead of the embedded engine.",
+        services=(_WORKER,),
+    ),
+    Variable(
+        name="FG_OPA_ENFORCE",
+        parse=flag,
+        default="1",
+        description="1 denies what the policy does not allow; 0 only observes, which `prod` refuses.",
+        services=(_WORKER,),
+    ),
+    Variable(
+        name="FG_WORM_DIR",
+        parse=path,
+        default=None,
+        default_note="`worm` in `FG_DATA_DIR`",
+        description="Write-once directory of the sealed evidence segments.",
+        services=(_WORKER,),
+    ),
+    Variable(
+        name="FG_SIGNING_KEY_FILE",
+        parse=path,
+        default=None,
+        default_note="`signing-key.pem` in `FG_DATA_DIR`",
+        description="Ed25519 key that signs evidence.",
+        services=(_WORKER,),
+    ),
+    Variable(
+        name="FG_DP_EVENT_MAX_AGE_SEC",
+        parse=whole(1),
+        default="604800",
+        unit="seconds",
+        description="Oldest `created_at` the edge accepts.",
+        services=(_EDGE,),
+    ),
+    Variable(
+        name="FG_DP_INTEGRITY_MODE",
+        parse=choice("verify", "required"),
+        default="verify",
+        description="`verify` checks `integrity_hash` whenever it is present; `required` also refuses its absence.",
+        services=(_EDGE,),
+    ),
+)
+
+_INGEST_FAIRNESS = (
+    Variable(
+        name="FG_DP_INGEST_RPS_BASE",
+        parse=whole(1),
+        default="20",
+        unit="events/second",
+        description="Ingest rate every tenant is sure of.",
+        services=(_EDGE,),
+    ),
+    Variable(
+        name="FG_DP_INGEST_RPS_BURST",
+        parse=whole(1),
+        default="120",
+        unit="events",
+        description="Events a tenant may send at once above its rate.",
+        services=(_EDGE,),
+    ),
+    Variable(
+        name="FG_DP_INGEST_RPS_TIER_OVERRIDE_JSON",
+        parse=rates_by_tier,
+        default='{"free":10,"pro":40,"enterprise":120}',
+        unit="events/second",
+        description="Ingest rate by plan tier, in place of the base.",
+        services=(_EDGE,),
+    ),
+)
+
+_QUEUE_PROTECTION = (
+    Variable(
+        name="FG_DP_REDIS_QUEUE_WARN_DEPTH",
+        parse=whole(1),
+        default="5000",
+        unit="messages",
+        description="Depth of a tenant's queue worth a warning.",
+        services=(_EDGE,),
+    ),
+    Variable(
+        name="FG_DP_REDIS_QUEUE_SHED_DEPTH",
+        parse=whole(1),
+        default="8000",
+        unit="messages",
+        description="Depth from which a tenant is asked to slow down (429).",
+        services=(_EDGE,),
+    ),
+    Variable(
+        name="FG_DP_REDIS_QUEUE_HARDSTOP_DEPTH",
+        parse=whole(1),
+        default="12000",
+        unit="messages",
+        description="Depth at which a tenant's events are refused (503); the broker itself holds this limit.",
+        services=_STREAM_USERS,
+    ),
+    Variable(
+        name="FG_DP_QUEUE_KEY_TEMPLATE",
+        parse=key_template,
+        default="fg:q:{tenant_id}:{lane}",
+        description="Key of a queue's view in the coordination store.",
+        services=(_EDGE,),
+    ),
+)
+
+_CIRCUIT_BREAKER = (
+    Variable(
+        name="FG_DP_CB_ERROR_RATE_THRESHOLD",
+        parse=rate,
+        default="0.08",
+        unit="share",
+        description="Share of failures over the rolling window that opens a circuit.",
+        services=(_EDGE,),
+    ),
+    Variable(
+        name="FG_DP_CB_LATENCY_P95_MS",
+        parse=whole(1),
+        default="350",
+        unit="milliseconds",
+        description="95th percentile of latency that opens a circuit.",
+        services=(_EDGE,),
+    ),
+    Variable(
+        name="FG_DP_CB_OPEN_SECONDS",
+        parse=whole(1),
+        default="30",
+        unit="seconds",
+        description="Time a circuit stays open before it is tried again.",
+        services=(_EDGE,),
+    ),
+    Variable(
+        name="FG_DP_CB_HALF_OPEN_PROBE",
+        parse=whole(1),
+        default="25",
+        unit="requests",
+        description="Requests let through while a circuit is half open.",
+        services=(_EDGE,),
+    ),
+)
+
+_RETRY_AND_DLQ = (
+    Variable(
+        name="FG_DP_RETRY_BUDGET_PER_EVENT",
+        parse=whole(1),
+        default="5",
+        unit="attempts",
+        description="Attempts an event may fail by its own fault before it is dead.",
+        services=(_WORKER,),
+    ),
+    Variable(
+        name="FG_DP_RETRY_BUDGET_WINDOW_SEC",
+        parse=whole(1),
+        default="900",
+        unit="seconds",
+        description="Time within which those attempts count.",
+        services=(_WORKER,),
+    ),
+    Variable(
+        name="FG_DP_DLQ_MAX_AGE_SEC",
+        parse=whole(1),
+        default="86400",
+        unit="seconds",
+        description="Time a dead letter may wait in its stream.",
+        services=(_WORKER, _MIGRATE),
+    ),
+    Variable(
+        name="FG_DP_DLQ_ALERT_DEPTH",
+        parse=whole(1),
+        default="200",
+        unit="messages",
+        description="Dead letters that are worth an alert.",
+        services=(_WORKER,),
+    ),
+)
+
+GROUPS: tuple[tuple[str, tuple[Variable, ...]], ...] = (
+    ("Profile and process", _PROFILE),
+    ("Dependencies", _DEPENDENCIES),
+    ("Addresses and clients", _ADDRESSES),
+    ("Acceptance, policy and evidence", _DECIDING),
+    ("Ingest fairness", _INGEST_FAIRNESS),
+    ("Queue protection", _QUEUE_PROTECTION),
+    ("Circuit breaker", _CIRCUIT_BREAKER),
+    ("Retry and dead letters", _RETRY_AND_DLQ),
+)
+TABLE: dict[str, Variable] = {variable.name: variable for _title, group in GROUPS for variable in group}

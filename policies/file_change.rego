@@ -1,0 +1,33 @@
+# file.change: a watched file was created, modified or deleted.
+# Field: path. Optional: action, actor (the path of the program that did it), sha256_before, sha256_after.
+package fg.kinds["file.change"]
+
+import data.fg.lists
+import data.fg.shapes
+
+change := payload if {
+	payload := input.event.payload
+	shapes.is_plain_path(payload.path)
+	is_string(object.get(payload, "actor", ""))
+	is_string(object.get(payload, "sha256_before", ""))
+	is_string(object.get(payload, "sha256_after", ""))
+}
+
+path := shapes.comparable(change.path)
+
+in_protected_place if path in lists.protected_files
+
+in_protected_place if strings.any_prefix_match(path, lists.protected_directories)
+
+# Only two equal hashes prove that the content stayed.
+content_stayed if change.sha256_before == change.sha256_after
+
+by_package_manager if change.actor in lists.package_managers
+
+denials contains "file.malformed" if not change
+
+denials contains "file.tampered_system_file" if {
+	in_protected_place
+	not content_stayed
+	not by_package_manager
+}

@@ -1,0 +1,34 @@
+# network.flow: one connection, seen from the agent's host.
+# Fields: source_ip, destination_ip. Optional: destination_port, protocol, bytes_out, bytes_in.
+package fg.kinds["network.flow"]
+
+import data.fg.limits
+import data.fg.lists
+import data.fg.shapes
+
+flow := payload if {
+	payload := input.event.payload
+	shapes.is_address(payload.source_ip)
+	shapes.is_address(payload.destination_ip)
+	shapes.is_count(object.get(payload, "destination_port", 0))
+	shapes.is_count(object.get(payload, "bytes_out", 0))
+}
+
+leaves_the_house if {
+	shapes.in_ranges(flow.source_ip, lists.internal_ranges)
+	not shapes.in_ranges(flow.destination_ip, lists.internal_ranges)
+}
+
+denials contains "network.malformed" if not flow
+
+denials contains "network.denied_port" if {
+	flow.destination_port in lists.denied_egress_ports
+	leaves_the_house
+}
+
+denials contains "network.denied_range" if shapes.in_ranges(flow.destination_ip, lists.denied_ranges)
+
+denials contains "network.large_egress" if {
+	flow.bytes_out > limits.egress_bytes
+	leaves_the_house
+}

@@ -1,0 +1,66 @@
+"""The index of sealed artifacts: where each lies."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from schemas.rows import ArtifactRow
+from sinks import meters
+from sinks.meters import MeterKey, MeterName
+from sinks.pg import Pool
+
+_INDEXED = """
+SELECT tenant_id, event_id, artifact_class
+FROM unnest($1::text[], $2::text[], $3::text[]) AS a (tenant_id, event_id, artifact_class)
+JOIN decision_evidence_artifacts USING (tenant_id, event_id, artifact_class)
+"""
+# The rows come sorted, so two transactions that index the same artifacts wait for each other in one order.
+_INDEX = """
+INSERT INTO decision_evidence_artifacts (
+    tenant_id, event_id, artifact_class, artifact_id, artifact_sha256, artifact_bytes, segment_id, segment_offset,
+    chain_seq, stored_at
+)
+SELECT a.*, now()
+FROM unnest(
+    $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::bigint[], $9::bigint[]
+) AS a (
+    tenant_id, event_id, artifact_class, artifact_id, artifact_sha256, artifact_bytes, segment_id, segment_offset,
+    chain_seq
+)
+ON CONFLICT DO NOTHING
+RETURNING tenant_id, to_char(stored_at AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day, artifact_bytes
+"""
+
+
+class ArtifactKey(NamedTuple):
+    """What an artifact is of."""
+
+    tenant_id: str
+    event_id: str
+    artifact_class: str
+
+
+class ArtifactIndex:
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def missing(self, keys: Sequence[ArtifactKey]) -> list[ArtifactKey]:
+        """Those that have no artifact indexed, in the order given. Raises NoAnswer."""
+        async with self._pool.tenant_transaction(sorted({key.tenant_id for key in keys})) as connection:
+            rows = await connection.fetch(_INDEXED, *zip(*keys, strict=True))
+        indexed = {tuple(row) for row in rows}
+        return [key for key in keys if key not in indexed]
+
+    async def index(self, rows: Sequence[ArtifactRow]) -> None:
+        """Commit where these artifacts lie, and their bytes on the meter; one indexed before stays where it was.
+
+        Raises NoAnswer: indexing again has the effect of once.
+        """
+        ordered = sorted(rows)
+        async with self._pool.tenant_transaction(sorted({row.tenant_id for row in rows})) as connection:
+            added = await connection.fetch(_INDEX, *zip(*ordered, strict=True))
+            if added:
+                amounts: Counter[MeterKey] = Counter()
+                for row in added:
+                    amounts[MeterKey(row["tenant_id"], MeterName.ARTIFACT_BYTES, row["day"])] += row["artifact_bytes"]
+                await meters.add(connection, amounts)

@@ -1,0 +1,151 @@
+"""Dead letters: a row an operator can read and a chain entry, in one transaction."""
+
+import base64
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from schemas.canonical import canonical_plain, sha256_hex
+from schemas.evidence import EntryKind
+from schemas.rows import BuriedLetter
+from schemas.units import format_rfc3339
+from sinks import chain
+from sinks.chain import Draft
+from sinks.pg import Connection, Pool
+
+RECORD_VERSION = 1
+EVENT_ID_CHARACTERS_MAX = 128
+TRACE_ID_CHARACTERS_MAX = 36
+REQUEST_ID_CHARACTERS_MAX = 64
+
+# A letter delivered again changes nothing; a later message of the event with the same reason counts as one more.
+_UPSERT = """
+INSERT INTO ingest_dlq AS old (
+    tenant_id, event_id, reason_code, trace_id, stage, stream, seq, payload_json, first_seen_at, last_seen_at
+)
+SELECT
+    tenant_id, event_id, reason_code, trace_id, stage, stream, seq,
+    coalesce(app.jsonb_or_null(message), jsonb_build_object('message_base64', message_base64)),
+    seen_at::timestamptz, seen_at::timestamptz
+FROM unnest(
+    $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::text[], $9::text[],
+    $10::text[]
+) AS l (tenant_id, event_id, reason_code, trace_id, stage, stream, seq, message, message_base64, seen_at)
+ON CONFLICT (tenant_id, event_id, reason_code) DO UPDATE SET
+    retry_count = old.retry_count + 1, stage = EXCLUDED.stage, stream = EXCLUDED.stream, seq = EXCLUDED.seq,
+    last_seen_at = greatest(old.last_seen_at, EXCLUDED.last_seen_at)
+WHERE (EXCLUDED.stream, EXCLUDED.seq) > (old.stream, old.seq)
+RETURNING retry_count
+"""
+
+
+class DeadLetters:
+    def __init__(self, pool: Pool, config_hash: str) -> None:
+        self._pool = pool
+        self._config_hash = config_hash
+
+    async def bury(self, letters: Sequence[BuriedLetter]) -> int:
+        """Commit row and chain entry of each letter; return how many had no row for their reason yet.
+
+        An event gets one chain entry of this kind, whatever the number of its letters. No letter is
+        refused for what it holds. Raises NoAnswer: burying again has the effect of once.
+        """
+        plain = [_storable(buried) for buried in letters]
+        tenant_ids = sorted({buried.letter.tenant_id for buried in plain})
+        async with self._pool.tenant_transaction(tenant_ids) as connection:
+            await chain.append(connection, [self._draft(buried) for buried in plain])
+            return sum([await _upsert(connection, once) for once in _rounds(plain)])
+
+    def _draft(self, buried: BuriedLetter) -> Draft:
+        """`ingest_ts` is the burial, `body_*` are the message: what is dead may have had no readable event."""
+        letter, seen_at = buried.letter, format_rfc3339(buried.seen_at_ms)
+        message = base64.b64decode(letter.message_base64)
+        message_sha256 = sha256_hex(message)
+        record = {
+            "v": RECORD_VERSION,
+            "tenant_id": letter.tenant_id,
+            "event_id": letter.event_id,
+            "trace_id": letter.trace_id,
+            "request_id": letter.request_id,
+            "reason_code": letter.reason_code,
+            "stage": letter.stage,
+            "stream": letter.stream,
+            "seq": letter.seq,
+            "message_sha256": message_sha256,
+            "message_bytes": len(message),
+            "first_seen_at": seen_at,
+        }
+        return Draft(
+            tenant_id=letter.tenant_id,
+            kind=EntryKind.DEAD_LETTER,
+            event_id=letter.event_id,
+            ingest_ts=seen_at,
+            trace_id=letter.trace_id,
+            request_id=letter.request_id,
+            policy_hash="",
+            config_hash=self._config_hash,
+            body_sha256=message_sha256,
+            body_bytes=len(message),
+            artifact=canonical_plain(record),
+        )
+
+
+def _storable(buried: BuriedLetter) -> BuriedLetter:
+    """The letter with ids that fit their columns: they may have been read out of a broken message."""
+    letter = buried.letter
+    fitting = msgspec.structs.replace(
+        letter,
+        event_id=_fitting(letter.event_id, EVENT_ID_CHARACTERS_MAX),
+        trace_id=_fitting(letter.trace_id, TRACE_ID_CHARACTERS_MAX),
+        request_id=_fitting(letter.request_id, REQUEST_ID_CHARACTERS_MAX),
+    )
+    return buried._replace(letter=fitting)
+
+
+def _fitting(text: str, characters_max: int) -> str:
+    return text[:characters_max].replace("\x00", "\N{REPLACEMENT CHARACTER}")
+
+
+def _rounds(letters: Sequence[BuriedLetter]) -> Iterator[list[BuriedLetter]]:
+    """The letters in the order of their messages, no event and reason twice in one round: one statement takes one."""
+    waiting = sorted(letters, key=lambda buried: (buried.letter.stream, buried.letter.seq))
+    while waiting:
+        once: dict[tuple[str, str, str], BuriedLetter] = {}
+        later = []
+        for buried in waiting:
+            letter = buried.letter
+            if once.setdefault((letter.tenant_id, letter.event_id, letter.reason_code), buried) is not buried:
+                later.append(buried)
+        yield list(once.values())
+        waiting = later
+
+
+async def _upsert(connection: Connection, letters: Sequence[BuriedLetter]) -> int:
+    rows = await connection.fetch(_UPSERT, *zip(*(_row(buried) for buried in letters), strict=True))
+    return sum(1 for row in rows if row["retry_count"] == 0)
+
+
+def _row(buried: BuriedLetter) -> tuple[str | int | None, ...]:
+    letter = buried.letter
+    return (
+        letter.tenant_id,
+        letter.event_id,
+        letter.reason_code,
+        letter.trace_id,
+        letter.stage,
+        letter.stream,
+        letter.seq,
+        _text_of(base64.b64decode(letter.message_base64)),
+        letter.message_base64,
+        format_rfc3339(buried.seen_at_ms),
+    )
+
+
+def _text_of(message: bytes) -> str | None:
+    """The message as text, None when Postgres has no text for it."""
+    if b"\x00" in message:
+        return None
+    try:
+        return message.decode()
+    except UnicodeDecodeError:
+        return None

@@ -1,0 +1,89 @@
+"""The only file that names the driver's errors: what Postgres did, in the project's words.
+
+The server's sentences can carry values of a tenant, so none of them leaves here: what is raised
+has the SQLSTATE at most, and no cause.
+"""
+
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
+
+import asyncpg
+
+from schemas.answers import NoAnswer, Refusal
+from schemas.codes import Code, DeadReason
+
+DatabaseError: TypeAlias = asyncpg.PostgresError
+
+_AWAY_CLASSES = (
+    "08",  # connection exceptions
+    "53",  # out of connections, memory or disk
+    "58",  # the server's own system errors
+)
+_AWAY = frozenset(
+    {
+        "25006",  # read-only transaction: this is a standby now
+        "25P03",  # idle too long inside a transaction
+        "40001",  # serialization failure
+        "40P01",  # deadlock
+        "55P03",  # lock timeout
+        "57014",  # statement timeout
+        "57P01",  # administrator's shutdown
+        "57P02",  # crash shutdown
+        "57P03",  # starting up
+        "57P05",  # idle session timeout
+    }
+)
+_UNSTORABLE_CLASS = "22"
+_CHECK_VIOLATION = "23514"
+
+
+class UnexpectedAnswerError(Exception):
+    """The database answered what the program does not provide for: a fault of the program or of the schema."""
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn the driver's errors into ours.
+
+    Raises NoAnswer(STORE_UNAVAILABLE) where the database did not answer or asks to try again, and
+    whether a commit took effect is unknown; Refusal(STORE_REFUSED) where a value of the call can
+    never be stored, and nothing was; UnexpectedAnswerError for every other answer.
+    """
+    try:
+        yield
+    except (OSError, asyncpg.InvalidCachedStatementError):
+        # OSError includes TimeoutError. The cached statement is one a migration has outdated: the driver has
+        # dropped it, and the next call prepares a new one.
+        raise NoAnswer(Code.STORE_UNAVAILABLE) from None
+    except asyncpg.PostgresError as error:
+        raise _meaning(error) from None
+    except asyncpg.InterfaceError as error:
+        # The plain class is how the driver says that the connection under a running call has gone; its
+        # subclasses say that it was called wrongly.
+        if type(error) is not asyncpg.InterfaceError:
+            raise
+        raise NoAnswer(Code.STORE_UNAVAILABLE) from None
+
+
+def _meaning(error: asyncpg.PostgresError) -> Exception:
+    sqlstate = error.sqlstate or ""
+    if sqlstate in _AWAY or sqlstate.startswith(_AWAY_CLASSES):
+        return NoAnswer(Code.STORE_UNAVAILABLE)
+    if sqlstate == _CHECK_VIOLATION or sqlstate.startswith(_UNSTORABLE_CLASS):
+        return Refusal(DeadReason.STORE_REFUSED)
+    return UnexpectedAnswerError(f"{type(error).__name__} (SQLSTATE {sqlstate})")
+
+
+def sentence_of(error: DatabaseError) -> str:
+    """The server's sentence without its DETAIL. Only for statements that carry no tenant's values: migrations."""
+    return f"{error.message} (SQLSTATE {error.sqlstate})"
+
+
+async def is_denied(statement: Awaitable[object]) -> bool:
+    """Whether the server refuses the statement for want of privilege, row-level security included."""
+    try:
+        await statement
+    except asyncpg.InsufficientPrivilegeError:
+        return True
+    return False

@@ -1,0 +1,114 @@
+"""The decision ledger: decision, chain entry, outbox row and meters of an event in one transaction."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+
+from schemas.canonical import canonical_plain
+from schemas.decision import DecisionRecord
+from schemas.evidence import EntryKind
+from schemas.units import parse_rfc3339
+from sinks import chain, meters
+from sinks.chain import Draft, Link
+from sinks.meters import MeterKey, MeterName
+from sinks.pg import Connection, Pool
+
+INTEGER_MAX = 2**31 - 1
+
+_INSERT = """
+INSERT INTO decisions (
+    tenant_id, decision_id, event_id, trace_id, request_id, agent_id, source, verdict, policy_code, policy_reasons,
+    policy_hash, config_hash, score, features, contributions, ingest_ts, decided_at, ingest_latency_ms, prev_hash,
+    chain_hash
+)
+SELECT
+    tenant_id, decision_id, event_id, trace_id, request_id, agent_id, source, verdict, policy_code,
+    ARRAY(SELECT jsonb_array_elements_text(policy_reasons::jsonb)), policy_hash, config_hash, score, features::jsonb,
+    contributions::jsonb, ingest_ts::timestamptz, decided_at::timestamptz, ingest_latency_ms, prev_hash, chain_hash
+FROM unnest(
+    $1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
+    $10::text[], $11::text[], $12::text[], $13::integer[], $14::text[], $15::text[], $16::text[], $17::text[],
+    $18::integer[], $19::text[], $20::text[]
+) AS d (
+    tenant_id, decision_id, event_id, trace_id, request_id, agent_id, source, verdict, policy_code, policy_reasons,
+    policy_hash, config_hash, score, features, contributions, ingest_ts, decided_at, ingest_latency_ms, prev_hash,
+    chain_hash
+)
+"""
+_json = msgspec.json.Encoder()
+
+
+class DecisionLedger:
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def record(self, records: Sequence[DecisionRecord]) -> None:
+        """Commit everything about these decisions; an event that has been decided before is left as it is.
+
+        Raises NoAnswer when the database is away: the commit may have taken effect, and recording
+        again has the effect of once. Raises Refusal when a record can never be stored: none was.
+        """
+        tenant_ids = sorted({record.tenant_id for record in records})
+        async with self._pool.tenant_transaction(tenant_ids) as connection:
+            links = await chain.append(connection, [_draft(record) for record in records])
+            fresh = [(record, link) for record, link in zip(records, links, strict=True) if link is not None]
+            if fresh:
+                await connection.execute(_INSERT, *zip(*(_row(record, link) for record, link in fresh), strict=True))
+                await _meter(connection, [record for record, _ in fresh])
+
+
+def _draft(record: DecisionRecord) -> Draft:
+    return Draft(
+        tenant_id=record.tenant_id,
+        kind=EntryKind.DECISION,
+        event_id=record.event_id,
+        ingest_ts=record.ingest_ts,
+        trace_id=record.trace_id,
+        request_id=record.request_id,
+        policy_hash=record.policy_hash,
+        config_hash=record.config_hash,
+        body_sha256=record.body_sha256,
+        body_bytes=record.body_bytes,
+        artifact=canonical_plain(record),
+    )
+
+
+def _row(record: DecisionRecord, link: Link) -> tuple[str | int | None, ...]:
+    return (
+        record.tenant_id,
+        link.seq,
+        record.event_id,
+        record.trace_id,
+        record.request_id,
+        record.agent_id,
+        record.source,
+        record.verdict,
+        record.policy_code,
+        _json.encode(record.policy_reasons).decode(),
+        record.policy_hash,
+        record.config_hash,
+        record.score,
+        _json.encode(record.features).decode(),
+        _json.encode(record.contributions).decode(),
+        record.ingest_ts,
+        record.decided_at,
+        _latency_ms(record),
+        link.prev_hash,
+        link.chain_hash,
+    )
+
+
+def _latency_ms(record: DecisionRecord) -> int | None:
+    """From acceptance to decision; None when the two clocks disagree on the order, or it does not fit the column."""
+    latency_ms = parse_rfc3339(record.decided_at) - parse_rfc3339(record.ingest_ts)
+    return latency_ms if 0 <= latency_ms <= INTEGER_MAX else None
+
+
+async def _meter(connection: Connection, records: Sequence[DecisionRecord]) -> None:
+    amounts: Counter[MeterKey] = Counter()
+    for record in records:
+        day = record.ingest_ts[:10]
+        amounts[MeterKey(record.tenant_id, MeterName.INGEST_EVENTS, day)] += 1
+        amounts[MeterKey(record.tenant_id, MeterName.INGEST_BYTES, day)] += record.body_bytes
+    await meters.add(connection, amounts)

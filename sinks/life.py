@@ -1,0 +1,110 @@
+"""One event's whole life as it stands in the tables, for its tenant and for operators."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import msgspec
+
+from schemas.codes import DeadReason
+from schemas.units import UnixMs, format_rfc3339
+from sinks.pg import Connection, Pool
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# The keys of the document are the names of the tables and of their columns.
+_ONE = {
+    "event_keys": "SELECT * FROM event_keys WHERE tenant_id = $1 AND event_id = $2",
+    "ingest_events": "SELECT * FROM ingest_events WHERE tenant_id = $1 AND event_id = $2",
+    "decisions": "SELECT * FROM decisions WHERE tenant_id = $1 AND event_id = $2",
+}
+_MANY = {
+    "chain_entries": "SELECT * FROM chain_entries WHERE tenant_id = $1 AND event_id = $2 ORDER BY seq",
+    "evidence_outbox": """
+        SELECT o.* FROM evidence_outbox AS o JOIN chain_entries AS c USING (tenant_id, seq)
+        WHERE c.tenant_id = $1 AND c.event_id = $2 ORDER BY seq
+    """,
+    "decision_evidence_artifacts": """
+        SELECT * FROM decision_evidence_artifacts WHERE tenant_id = $1 AND event_id = $2 ORDER BY artifact_class
+    """,
+    "ingest_dlq": "SELECT * FROM ingest_dlq WHERE tenant_id = $1 AND event_id = $2 ORDER BY id",
+}
+_JSON_COLUMNS = frozenset({"body", "features", "contributions", "entry", "record", "payload_json"})
+
+# A letter of event_id_conflict speaks of another message with the event's id, never of the event. A letter without a
+# key is an event that died before it was claimed.
+_COUNTS = """
+SELECT
+    (SELECT count(*) FROM event_keys WHERE tenant_id = $1) + (
+        SELECT count(DISTINCT event_id) FROM ingest_dlq AS d
+        WHERE d.tenant_id = $1 AND NOT EXISTS (
+            SELECT FROM event_keys AS k WHERE k.tenant_id = d.tenant_id AND k.event_id = d.event_id
+        )
+    ) AS accepted,
+    (SELECT count(*) FROM decisions WHERE tenant_id = $1) AS decided,
+    (
+        SELECT count(DISTINCT event_id) FROM ingest_dlq AS d
+        WHERE d.tenant_id = $1 AND d.reason_code <> $2 AND NOT EXISTS (
+            SELECT FROM decisions AS x WHERE x.tenant_id = d.tenant_id AND x.event_id = d.event_id
+        )
+    ) AS dead
+"""
+
+
+class OutcomeCounts(NamedTuple):
+    """A tenant's events as the tables know them; those still in the ingest stream are in neither count."""
+
+    accepted: int
+    decided: int
+    dead: int
+
+    @property
+    def in_flight(self) -> int:
+        return self.accepted - self.decided - self.dead
+
+
+class Lives:
+    """For `fg_edge` and `fg_admin`. Every method raises NoAnswer when the database is away."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def life_of(self, tenant_id: str, event_id: str) -> bytes | None:
+        """The life as one JSON document, None when this tenant has no such event."""
+        async with self._pool.tenant_transaction([tenant_id]) as connection:
+            one = {table: await _rows(connection, query, tenant_id, event_id) for table, query in _ONE.items()}
+            many = {table: await _rows(connection, query, tenant_id, event_id) for table, query in _MANY.items()}
+        if not any((*one.values(), *many.values())):
+            return None
+        return msgspec.json.encode(
+            {
+                "tenant_id": tenant_id,
+                "event_id": event_id,
+                "outcome": _outcome(bool(one["decisions"]), many["ingest_dlq"]),
+                **{table: rows[0] if rows else None for table, rows in one.items()},
+                **many,
+            }
+        )
+
+    async def count_by_outcome(self, tenant_id: str) -> OutcomeCounts:
+        async with self._pool.tenant_transaction([tenant_id]) as connection:
+            return OutcomeCounts(*await connection.fetchrow(_COUNTS, tenant_id, DeadReason.EVENT_ID_CONFLICT.value))
+
+
+def _outcome(decided: bool, letters: list[dict[str, Any]]) -> str:
+    if decided:
+        return "decided"
+    own = any(letter["reason_code"] != DeadReason.EVENT_ID_CONFLICT for letter in letters)
+    return "dead" if own else "in_flight"
+
+
+async def _rows(connection: Connection, query: str, tenant_id: str, event_id: str) -> list[dict[str, Any]]:
+    rows = await connection.fetch(query, tenant_id, event_id)
+    return [{column: _plain(column, value) for column, value in row.items()} for row in rows]
+
+
+def _plain(column: str, value: Any) -> Any:
+    if column in _JSON_COLUMNS:
+        return msgspec.Raw(value)
+    if isinstance(value, datetime):
+        return format_rfc3339(UnixMs((value - EPOCH) // timedelta(milliseconds=1)))
+    return value

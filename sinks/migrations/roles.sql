@@ -1,0 +1,41 @@
+-- Run before the numbered migrations, every time; where nothing is missing it changes nothing.
+-- As the administrator: a superuser, or the owner of the database with CREATEROLE.
+
+DO $$
+DECLARE
+    role text;
+    attributes text;
+BEGIN
+    -- Roles belong to the whole server: another of its databases may have made one, or be making it now.
+    FOR role, attributes IN VALUES
+        ('fg_owner', 'NOLOGIN'), ('fg_edge', 'LOGIN'), ('fg_worker', 'LOGIN'), ('fg_admin', 'LOGIN')
+    LOOP
+        BEGIN
+            IF to_regrole(role) IS NULL THEN
+                EXECUTE format('CREATE ROLE %I %s NOINHERIT', role, attributes);
+            END IF;
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN
+            NULL;
+        END;
+    END LOOP;
+    IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+        GRANT fg_owner TO CURRENT_USER;
+    END IF;
+    EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());
+    EXECUTE format('GRANT CONNECT ON DATABASE %I TO fg_edge, fg_worker, fg_admin', current_database());
+END
+$$;
+
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+GRANT USAGE, CREATE ON SCHEMA public TO fg_owner;
+GRANT USAGE ON SCHEMA public TO fg_edge, fg_worker, fg_admin;
+CREATE SCHEMA IF NOT EXISTS app AUTHORIZATION fg_owner;
+
+SET LOCAL ROLE fg_owner;
+GRANT USAGE ON SCHEMA app TO fg_edge, fg_worker, fg_admin;
+CREATE TABLE IF NOT EXISTS schema_migrations (
+    name text PRIMARY KEY,
+    sha256 char(64) NOT NULL,
+    applied_at timestamptz(3) NOT NULL DEFAULT now()
+);
+RESET ROLE;

@@ -1,0 +1,76 @@
+"""The outbox: committed chain entries leave for the events stream, each tenant's in the order of its chain."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from schemas.rows import OutboxRow
+from sinks.pg import Connection, Pool
+
+RELAY_LOCK_CLASS = 0x4647
+"""First half of the advisory lock's key; the partition is the other."""
+
+# The tenants after the last one served come first, so a busy tenant cannot keep the others waiting.
+_WAITING = """
+SELECT tenant_id, seq FROM outbox_tenants WHERE partition = $1 ORDER BY tenant_id <= $2, tenant_id LIMIT $3
+"""
+_LOCK = "SELECT pg_try_advisory_xact_lock($1, $2)"
+# A nested loop by nature (LATERAL with LIMIT): tenants in the order given, each from its oldest row on.
+_ROWS = """
+SELECT o.tenant_id, o.seq, o.kind, o.event_id, o.chain_hash, o.entry, o.record
+FROM unnest($1::text[]) AS w (tenant_id)
+CROSS JOIN LATERAL (
+    SELECT * FROM evidence_outbox AS e WHERE e.tenant_id = w.tenant_id ORDER BY e.seq LIMIT $2
+) AS o
+LIMIT $2
+"""
+# The head lock lets a tenant's entries commit in the order of seq: no row below the last one read can come later.
+_FORGET_ROWS = """
+DELETE FROM evidence_outbox AS o USING unnest($1::text[], $2::bigint[]) AS s (tenant_id, seq)
+WHERE o.tenant_id = s.tenant_id AND o.seq <= s.seq
+"""
+# A tenant row somebody is writing is being announced anew: it is passed over, so the relay waits for nobody.
+_FORGET_TENANTS = """
+DELETE FROM outbox_tenants WHERE tenant_id = ANY (ARRAY(
+    SELECT w.tenant_id FROM outbox_tenants AS w
+    JOIN unnest($1::text[], $2::bigint[]) AS s (tenant_id, seq) ON w.tenant_id = s.tenant_id AND w.seq <= s.seq
+    FOR UPDATE OF w SKIP LOCKED
+))
+"""
+
+
+class Outbox:
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._served: dict[int, str] = {}
+
+    async def relay(
+        self, partition: int, publish: Callable[[Sequence[OutboxRow]], Awaitable[None]], rows_max: int
+    ) -> int:
+        """Publish up to `rows_max` rows of the partition, then forget them; return how many.
+
+        Rows of a tenant leave in the order of its chain and only one relay works on a partition at
+        a time: 0 when another holds it. A row is forgotten only after `publish` returned, so after
+        NoAnswer or whatever `publish` raises, some may be published a second time.
+        """
+        async with self._pool.connection() as connection:
+            found = await connection.fetch(_WAITING, partition, self._served.get(partition, ""), rows_max)
+        waiting = {row["tenant_id"]: row["seq"] for row in found}
+        if not waiting:
+            return 0
+        async with self._pool.tenant_transaction(list(waiting)) as connection:
+            if not await connection.fetchval(_LOCK, RELAY_LOCK_CLASS, partition):
+                return 0
+            rows = [OutboxRow(*row) for row in await connection.fetch(_ROWS, list(waiting), rows_max)]
+            if rows:
+                await publish(rows)
+                self._served[partition] = rows[-1].tenant_id
+            await _forget(connection, rows, {} if len(rows) == rows_max else waiting)
+        return len(rows)
+
+
+async def _forget(connection: Connection, rows: Sequence[OutboxRow], emptied: Mapping[str, int]) -> None:
+    """Forget the rows, and the tenants that have none left: up to their last row here, or as `emptied` says."""
+    last = {row.tenant_id: row.seq for row in rows}
+    reached = {**emptied, **last}
+    if last:
+        await connection.execute(_FORGET_ROWS, list(last), list(last.values()))
+    await connection.execute(_FORGET_TENANTS, list(reached), list(reached.values()))
