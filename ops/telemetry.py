@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 from schemas.ids import is_tenant_id
 from schemas.logkeys import REQUIRED
-from schemas.metrics import ALL, Metric
+from schemas.metrics import ALL, EVERY_SERVICE, Metric
 from schemas.units import UnixMs, format_rfc3339
 
 TENANT_SLOTS = 50
@@ -95,7 +95,7 @@ class PrometheusMeter(Collector):
     """
 
     def __init__(self, service: str) -> None:
-        self._metrics = {metric.name: metric for metric in ALL if metric.service == service}
+        self._metrics = {metric.name: metric for metric in ALL if metric.service in {service, EVERY_SERVICE}}
         self._series: dict[str, dict[tuple[str, ...], _Series]] = {name: {} for name in self._metrics}
         self._adders: dict[tuple[str, ...], Callable[[float], None]] = {}
         self._tenants: set[str] = set()

@@ -1,11 +1,15 @@
 """Every metric, declared once: name, kind, labels, help. Names are the spec's; backends live in `ops/telemetry.py`.
 
 `service` says which process owns the series, so that the supervisor can join both processes'
-expositions without two owners of one series. A `tenant_id` label is always bounded by
+expositions without two owners of one series; one that every service measures has a label that
+tells them apart. A `tenant_id` label is always bounded by
 `ops/telemetry.py` (50 tenants, everyone else is `_other`).
 """
 
 from typing import NamedTuple
+
+
+EVERY_SERVICE = "every"
 
 
 class Metric(NamedTuple):
@@ -40,7 +44,7 @@ INGEST_LATENCY_MS = Metric(
 PUBLISH_BATCH_EVENTS = Metric(
     "frostgate_publish_batch_events",
     "histogram",
-    "edge",
+    EVERY_SERVICE,  # each publishes to streams of its own
     ("stream",),
     "Messages in each group commit",
 )

@@ -54,7 +54,7 @@ class GroupCommitter:
         """Subjects at their cap publish alone until one message goes through, so that they refuse nobody's batch."""
 
     def submit(self, subject: str, message_id: str, data: bytes, traceparent: str) -> "asyncio.Future[PublishOutcome]":
-        """Queue one message; the future resolves with what became of it and never raises.
+        """Queue one message; the future resolves with what became of it, and raises for a defect of ours alone.
 
         `Refused(OUTCOME_UNKNOWN)` alone leaves open whether the message is stored; the same
         `message_id` may be submitted again within the stream's duplicate window.
@@ -109,6 +109,11 @@ class GroupCommitter:
     async def _commit_and_pump(self, batch: list[_Message]) -> None:
         try:
             await self._commit(batch)
+        except Exception as bug:
+            for message in batch:  # nobody may wait for ever on a defect of ours
+                if not message.outcome.done():
+                    message.outcome.set_exception(bug)
+            raise
         finally:
             self._in_flight -= 1
             self._pump()

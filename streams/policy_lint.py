@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 Path = tuple[str, ...]
 
 IMPURE = frozenset({"http.send", "net.lookup_ip_addr", "opa.runtime", "rand.intn", "time.now_ns", "uuid.rfc4122"})
-_RULE_HEADS = ("Compr", "Set", "Func")
 _REFERENCES = ("Var", "RefDot", "RefBrack")
 
 
@@ -28,31 +27,40 @@ def faults_of(modules: list[dict[str, Any]]) -> list[str]:
     called: set[str] = set()
     for module in modules:
         tree = module["ast"]
+        source = module["source"]["contents"].encode()
         package = _reference(tree["package"]["refr"]).path
-        roots = dict(_import(one, module["source"]["contents"]) for one in tree["imports"]) | {"data": ()}
+        roots = dict(_import(one, source) for one in tree["imports"]) | {"data": ()}
         for rule in tree["rules"]:
             head = _head(rule)
-            mentioned = rules.setdefault((*package, _reference(head["refr"]).path[0]), set())
-            for path in _mentions([{**head, "refr": None}, rule.get("Spec", {}).get("bodies")]):
+            (name, *_), computed = _reference(head["refr"])
+            parts = [{**head, "refr": computed}, rule.get("Spec", {}).get("bodies")]
+            local = set(_declared(parts, source)) | {path[0] for path in _mentions(head.get("args"))}
+            mentioned = rules.setdefault((*package, name), set())
+            for path in _mentions(parts):
                 called.add(".".join(path))
-                mentioned.add((*roots.get(path[0], (*package, path[0])), *path[1:]))
+                if path[0] not in local:
+                    mentioned.add((*roots.get(path[0], (*package, path[0])), *path[1:]))
     found = [f"the built-in {name} is not allowed: a decision depends on the event alone" for name in called & IMPURE]
     return sorted(found + [f"the rule data.{'.'.join(name)} depends on itself" for name in _cyclic(rules)])
 
 
 def _head(rule: dict[str, Any]) -> dict[str, Any]:
-    head: dict[str, Any] = rule.get("Default") or next(
-        rule["Spec"]["head"][kind] for kind in _RULE_HEADS if kind in rule["Spec"]["head"]
-    )
-    return head
+    if "Default" in rule:
+        default: dict[str, Any] = rule["Default"]
+        return default
+    (head,) = rule["Spec"]["head"].values()
+    return head  # type: ignore[no-any-return]  # the tree is plain JSON
 
 
-def _import(node: dict[str, Any], text: str) -> tuple[str, Path]:
+def _import(node: dict[str, Any], source: bytes) -> tuple[str, Path]:
     """The name an import gives, and what it stands for below `data`."""
     path = _reference(node["refr"]).path
-    span = node.get("as")
-    name = text.encode()[span["start"] : span["end"]].decode() if span else path[-1]
+    name = _spelled(node["as"], source) if node.get("as") else path[-1]
     return name, path[1:] if path[0] == "data" else path
+
+
+def _spelled(span: dict[str, int], source: bytes) -> str:
+    return source[span["start"] : span["end"]].decode()
 
 
 def _reference(node: dict[str, Any]) -> _Reference:
@@ -84,6 +92,24 @@ def _mentions(node: Any) -> Iterator[Path]:
                 yield from _mentions(computed)
             else:
                 yield from _mentions(value)
+
+
+def _declared(node: Any, source: bytes) -> Iterator[str]:
+    """The names that `some`, `every` and `:=` make local somewhere below a node: rules of that name are not meant."""
+    if isinstance(node, list):
+        for item in node:
+            yield from _declared(item, source)
+    elif isinstance(node, dict):
+        for kind, value in node.items():
+            if kind == "SomeVars":
+                yield from (_spelled(span, source) for span in value["vars"])
+            elif kind == "Every":
+                yield from (_spelled(span, source) for span in (value["key"], value["value"]) if span)
+            elif kind == "SomeIn":
+                yield from (path[0] for path in _mentions([value["key"], value["value"]]))
+            elif kind == "AssignExpr" and value["op"] == "ColEq":
+                yield from (path[0] for path in _mentions(value["lhs"]))
+            yield from _declared(value, source)
 
 
 def _cyclic(rules: dict[Path, set[Path]]) -> list[Path]:

@@ -48,6 +48,13 @@ def sessions() -> dict[int, int]:
     return found
 
 
+def parent_of(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
 class Up:
     """One `frostgate up` on free ports, its output in a file."""
 
@@ -73,9 +80,16 @@ class Up:
         return self._output.read_text()
 
     def ready(self) -> Stack:
-        until("ready", lambda: self.ready_file.exists() or self.process.poll() is not None)
+        until("ready", lambda: self._is_ready() or self.process.poll() is not None)
         assert self.process.poll() is None, self.output
         return self.stack()
+
+    def _is_ready(self) -> bool:
+        """Whether this process has written the file; one that was killed leaves its own behind."""
+        return (
+            self.ready_file.exists()
+            and json.loads(self.ready_file.read_bytes())["pids"]["supervisor"] == self.process.pid
+        )
 
     def stack(self) -> Stack:
         stack = read_stack(self.data_dir)
@@ -96,21 +110,38 @@ class Up:
         return self.process.wait(BOUND_S)
 
 
-def erase_outside(data_dir: Path) -> None:
-    secrets = data_dir / "secrets.json"
+def clean(up: Up) -> None:
+    """End it, and remove what it keeps outside of its data directory when root runs it."""
+    if up.process.poll() is None:
+        up.end(signal.SIGTERM)
+    secrets = up.data_dir / "secrets.json"
     if secrets.exists():
         shutil.rmtree(OUTSIDE / json.loads(secrets.read_bytes())["instance_id"], ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """One that runs through the whole module."""
     up = Up(tmp_path_factory.mktemp("up"))
     try:
         up.ready()
         yield up
     finally:
-        up.end(signal.SIGTERM)
-        erase_outside(up.data_dir)
+        clean(up)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Up]]:
+    """Starts one over the test's own directory, every time it is called."""
+    started: list[Up] = []
+
+    def begin(*options: str) -> Up:
+        started.append(Up(tmp_path, *options))
+        return started[-1]
+
+    yield begin
+    for up in reversed(started):
+        clean(up)
 
 
 def get(url: str, api_key: str = "") -> tuple[int, str]:
@@ -191,40 +222,52 @@ def test_a_directory_in_use_is_refused_and_its_stack_unharmed(running: Up) -> No
 
 
 @pytest.mark.parametrize("option", ["--http-port", "--admin-port"])
-def test_a_port_in_use_is_refused_by_the_name_of_its_option(tmp_path: Path, option: str) -> None:
+def test_a_port_in_use_is_refused_by_the_name_of_its_option(start: Callable[..., Up], option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        up = Up(tmp_path, option, str(port))
+        up = start(option, str(port))
         assert up.process.wait(BOUND_S) == 1
     assert f"cannot listen on 127.0.0.1:{port}: the port is in use; choose another with {option}" in up.output
     assert not up.ready_file.exists()
 
 
-def test_what_was_accepted_is_there_after_stop_and_start_and_no_process_outlives_either(tmp_path: Path) -> None:
-    first = Up(tmp_path)
-    try:
-        stack = first.ready()
-        line = first_request(stack, SystemClock())
-        receipt = run_as_pasted(line)
-        assert first.end(signal.SIGTERM) == 0
-        assert first.left_behind() == []
-        assert not first.ready_file.exists()
-        assert read_stack(first.data_dir) is None
+def test_what_was_accepted_is_there_at_the_next_start_and_no_process_outlives_a_stop(start: Callable[..., Up]) -> None:
+    first = start()
+    stack = first.ready()
+    line = first_request(stack, SystemClock())
+    receipt = run_as_pasted(line)
+    assert first.end(signal.SIGTERM) == 0
+    assert first.left_behind() == []
+    assert not first.ready_file.exists()
+    assert read_stack(first.data_dir) is None
 
-        second = Up(tmp_path)
-        again = second.ready()
-        assert again.api_key == stack.api_key
-        assert again.api_key not in second.output
-        event_path = f"v1/events/{receipt['event_id']}"
-        assert get(f"{again.url}/{event_path}", again.api_key)[0] == 200
-        assert run_as_pasted(line.replace(stack.url, again.url)) == receipt
-        second.end(signal.SIGKILL)
-        until("no process left", lambda: second.left_behind() == [])
-        assert read_stack(second.data_dir) is None
+    second = start()
+    again = second.ready()
+    assert again.api_key == stack.api_key
+    assert again.api_key not in second.output
+    assert get(f"{again.url}/v1/events/{receipt['event_id']}", again.api_key)[0] == 200
+    assert run_as_pasted(line.replace(stack.url, again.url)) == receipt
+    assert second.end(signal.SIGINT) == 0
+    assert second.left_behind() == []
 
-        third = Up(tmp_path)
-        assert run_as_pasted(line.replace(stack.url, third.ready().url)) == receipt
-        assert third.end(signal.SIGINT) == 0
-        assert third.left_behind() == []
-    finally:
-        erase_outside(first.data_dir)
+
+def test_no_process_outlives_a_killed_supervisor_and_the_next_start_goes_on(start: Callable[..., Up]) -> None:
+    first = start()
+    stack = first.ready()
+    line = first_request(stack, SystemClock())
+    receipt = run_as_pasted(line)
+    first.end(signal.SIGKILL)
+    assert read_stack(first.data_dir) is None
+
+    second = start()  # at once: it waits for the servers that are still ending
+    assert run_as_pasted(line.replace(stack.url, second.ready().url)) == receipt
+    assert first.left_behind() == []
+
+
+def test_a_stop_in_the_middle_of_the_start_leaves_nothing_running(start: Callable[..., Up]) -> None:
+    up = start()
+    until("a first server", lambda: (up.data_dir / "logs" / "nats.log").exists())
+    up.seen |= {session for pid, session in sessions().items() if parent_of(pid) == up.process.pid}
+    assert up.end(signal.SIGTERM) == 0
+    assert up.left_behind() == []
+    assert not up.ready_file.exists()
