@@ -39,7 +39,7 @@ class Limits(msgspec.Struct, frozen=True):
 class Ready(msgspec.Struct, frozen=True):
     """Why this edge should get no traffic (`reasons`), and what it does without for now (`degraded`)."""
 
-    status: str
+    ready: bool
     reasons: tuple[str, ...]
     degraded: tuple[str, ...]
 
@@ -99,11 +99,10 @@ class ReadEndpoints:
 
     async def livez(self, _request: Request) -> Response:
         """The event loop turns."""
-        return Response(200, JSON, b'{"status":"live"}')
+        return Response(200, JSON, b'{"live":true}')
 
     async def readyz(self, _request: Request) -> Response:
         """200 while this edge should get traffic, else 503 with the reasons."""
         readiness = self._ports.readiness()
         ready = not readiness.reasons
-        body = Ready("ready" if ready else "not_ready", readiness.reasons, readiness.degraded)
-        return Response(200 if ready else 503, JSON, _encode(body))
+        return Response(200 if ready else 503, JSON, _encode(Ready(ready, readiness.reasons, readiness.degraded)))

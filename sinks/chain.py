@@ -31,15 +31,13 @@ JOIN chain_entries USING (tenant_id, event_id, kind)
 """
 _APPEND = """
 WITH link AS (
-    SELECT * FROM unnest($1::text[], $2::bigint[], $3::smallint[], $4::text[], $5::text[], $6::text[], $7::text[],
-        $8::text[], $9::text[])
-        AS l (tenant_id, seq, partition, kind, event_id, entry, prev_hash, chain_hash, record)
+    SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
+        AS l (tenant_id, seq, kind, event_id, entry, prev_hash, chain_hash, record)
 ), chained AS (
     INSERT INTO chain_entries (tenant_id, seq, kind, event_id, entry, prev_hash, chain_hash)
     SELECT tenant_id, seq, kind, event_id, entry, prev_hash, chain_hash FROM link
 )
-INSERT INTO evidence_outbox (tenant_id, seq, partition, kind, event_id, chain_hash, entry, record)
-SELECT tenant_id, seq, partition, kind, event_id, chain_hash, entry, record FROM link
+INSERT INTO evidence_outbox (tenant_id, seq, record) SELECT tenant_id, seq, record FROM link
 """
 _MOVE_HEADS = """
 WITH head AS (
@@ -92,7 +90,7 @@ async def append(connection: Connection, drafts: Sequence[Draft]) -> list[Link |
     heads = await _locked_heads(connection, sorted({draft.tenant_id for draft in drafts}))
     chained = await _already_chained(connection, drafts)
     links: list[Link | None] = []
-    rows: list[tuple[str, int, int, str, str, str, str, str, str]] = []
+    rows: list[tuple[str, int, str, str, str, str, str, str]] = []
     moved: dict[str, _Head] = {}
     for draft in drafts:
         identity = (draft.tenant_id, draft.event_id, draft.kind.value)
@@ -109,7 +107,6 @@ async def append(connection: Connection, drafts: Sequence[Draft]) -> list[Link |
             (
                 draft.tenant_id,
                 link.seq,
-                partition_of(draft.tenant_id),
                 draft.kind.value,
                 draft.event_id,
                 entry.decode(),

@@ -24,7 +24,7 @@ INSERT INTO decisions (
 )
 SELECT
     tenant_id, decision_id, event_id, trace_id, request_id, agent_id, source, verdict, policy_code,
-    ARRAY(SELECT jsonb_array_elements_text(policy_reasons::jsonb)), policy_hash, config_hash, score, features::jsonb,
+    policy_reasons::text[], policy_hash, config_hash, score, features::jsonb,
     contributions::jsonb, ingest_ts::timestamptz, decided_at::timestamptz, ingest_latency_ms, prev_hash, chain_hash
 FROM unnest(
     $1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
@@ -85,7 +85,7 @@ def _row(record: DecisionRecord, link: Link) -> tuple[str | int | None, ...]:
         record.source,
         record.verdict,
         record.policy_code,
-        _json.encode(record.policy_reasons).decode(),
+        _array_literal(record.policy_reasons),
         record.policy_hash,
         record.config_hash,
         record.score,
@@ -97,6 +97,12 @@ def _row(record: DecisionRecord, link: Link) -> tuple[str | int | None, ...]:
         link.prev_hash,
         link.chain_hash,
     )
+
+
+def _array_literal(texts: Sequence[str]) -> str:
+    """The texts as one Postgres array: unnest would flatten an array of arrays."""
+    quoted = ('"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in texts)
+    return "{" + ",".join(quoted) + "}"
 
 
 def _latency_ms(record: DecisionRecord) -> int | None:

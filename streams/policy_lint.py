@@ -45,11 +45,8 @@ def faults_of(modules: list[dict[str, Any]]) -> list[str]:
 
 
 def _head(rule: dict[str, Any]) -> dict[str, Any]:
-    if "Default" in rule:
-        default: dict[str, Any] = rule["Default"]
-        return default
-    (head,) = rule["Spec"]["head"].values()
-    return head  # type: ignore[no-any-return]  # the tree is plain JSON
+    head: dict[str, Any] = rule.get("Default") or next(iter(rule["Spec"]["head"].values()))
+    return head
 
 
 def _import(node: dict[str, Any], source: bytes) -> tuple[str, Path]:
@@ -105,8 +102,6 @@ def _declared(node: Any, source: bytes) -> Iterator[str]:
                 yield from (_spelled(span, source) for span in value["vars"])
             elif kind == "Every":
                 yield from (_spelled(span, source) for span in (value["key"], value["value"]) if span)
-            elif kind == "SomeIn":
-                yield from (path[0] for path in _mentions([value["key"], value["value"]]))
             elif kind == "AssignExpr" and value["op"] == "ColEq":
                 yield from (path[0] for path in _mentions(value["lhs"]))
             yield from _declared(value, source)

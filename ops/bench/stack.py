@@ -27,6 +27,7 @@ START_WAIT_S = 60
 STOP_WAIT_S = 20
 POLL_S = 0.05
 STALLED_S = 30
+LOG_LINES = 12
 _RUN = "from frostgate import main; main()"
 
 _CHAINED = "SELECT coalesce(sum(seq), 0)::bigint FROM chain_heads"
@@ -62,10 +63,12 @@ class RunningStack:
         return Cpu(cpu_us(pids.edge), cpu_us(pids.worker), cpu_us(pids.nats), cpu_tree_us(pids.postgres))
 
     def pause_worker(self) -> None:
-        os.kill(self.stack.pids.worker, signal.SIGSTOP)
+        """Raises BenchError when it does not run."""
+        self._signal_worker(signal.SIGSTOP)
 
     def resume_worker(self) -> None:
-        os.kill(self.stack.pids.worker, signal.SIGCONT)
+        """Raises BenchError when it does not run."""
+        self._signal_worker(signal.SIGCONT)
 
     async def until_chained(self, events: int) -> None:
         """Return when the chains hold that many entries. Raises BenchError when they stop growing before."""
@@ -87,6 +90,12 @@ class RunningStack:
         if now is None or now.pids != self.stack.pids:
             raise BenchError("a process of the stack was restarted during the run")
 
+    def _signal_worker(self, number: signal.Signals) -> None:
+        try:
+            os.kill(self.stack.pids.worker, number)
+        except ProcessLookupError as cause:
+            raise BenchError("the worker ended during the run") from cause
+
     async def _ask(self, question: str) -> int:
         async with self._pool.connection() as connection:
             return int(await connection.fetchval(question))
@@ -106,6 +115,8 @@ async def running_stack(home: Path) -> AsyncIterator[RunningStack]:
         pool = await Pool.open(PostgresSettings(dsn=stack.postgres_dsn, pool_size=1, statement_cache_size=0))
         try:
             yield RunningStack(stack, start_s, pool)
+        except BenchError as failure:
+            raise BenchError(f"{failure}\n{_last_words(child, data_dir)}") from failure
         finally:
             await pool.close()
     finally:
@@ -124,6 +135,12 @@ def _command(data_dir: Path) -> Command:
         ),
         environment={name: value for name, value in environment().items() if not name.startswith("FG_")},
     )
+
+
+def _last_words(child: Child, data_dir: Path) -> str:
+    """The ends of the supervisor's and the worker's logs, before they are removed."""
+    worker = (data_dir / "logs" / "worker.log").read_text(errors="replace").splitlines()
+    return "\n".join(["The supervisor said:", child.last_lines(), "The worker said:", *worker[-LOG_LINES:]])
 
 
 async def _ready(child: Child, data_dir: Path) -> Stack:

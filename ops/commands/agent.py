@@ -12,7 +12,7 @@ from ops.clock import SystemClock
 from ops.commands.follower import Follower, GaveUpError
 from ops.commands.log_events import Origin
 from ops.commands.position import PositionError, locked
-from ops.commands.publish_client import EdgeClient, EdgeRefusedError, Patience, Publisher
+from ops.commands.publish_client import EdgeClient, EdgeRefusedError, Patience, Publisher, tenant_of
 from ops.commands.tally import Tally, finish
 from ops.commands.target import data_dir_option, edge_target, json_option, settings_of
 
@@ -41,7 +41,7 @@ Exit status: 0 every line accepted; 1 not every line; 2 usage or configuration."
 @click.option("--once", is_flag=True, help="Stop at the end of the file instead of following it.")
 @click.option("--agent-id", help="agent_id of the events.  [default: the name of this host]")
 @click.option("--source", help="source of the events.  [default: the name of the file]")
-@click.option("--tenant", help="tenant_id of the events.  [default: the tenant of the running stack]")
+@click.option("--tenant", help="tenant_id of the events.  [default: the tenant of the key]")
 @click.option(
     "--position-file",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -76,15 +76,11 @@ def tail(  # noqa: PLR0913  (one parameter an option is how click hands them ove
     """
     settings = settings_of(data_dir)
     target = edge_target(settings)
-    tenant_id = tenant or target.tenant_id
-    if tenant_id is None:
-        raise click.UsageError("which tenant? pass --tenant with the tenant of the key")
     path = file.absolute()
     if once and not path.is_file():
         raise click.UsageError(f"there is no file {file}")
     if once and give_up_seconds is None:
         give_up_seconds = _GIVE_UP_SECONDS_ONCE
-    origin = Origin(tenant_id, agent_id or _host_name(), source or path.name[:128], path)
     positions = (
         position_file or settings.data_dir / "positions" / f"{hashlib.sha256(bytes(path)).hexdigest()[:32]}.json"
     )
@@ -94,8 +90,12 @@ def tail(  # noqa: PLR0913  (one parameter an option is how click hands them ove
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with locked(positions) as held:
-            publisher = Publisher(client, Patience(give_up_seconds))
-            Follower(origin, held, publisher, tally, SystemClock()).run(once=once)
+            patience = Patience(give_up_seconds)
+            tenant_id = tenant or target.tenant_id or tenant_of(client, patience)
+            if tenant_id is None:
+                raise GaveUpError
+            origin = Origin(tenant_id, agent_id or _host_name(), source or path.name[:128], path)
+            Follower(origin, held, Publisher(client, patience), tally, SystemClock()).run(once=once)
     except KeyboardInterrupt:
         problem = "interrupted; the next run goes on from here" if once else ""
     except GaveUpError:

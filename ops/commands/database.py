@@ -26,7 +26,7 @@ async def _run(target: DatabaseTarget, action: Callable[[Pool], Awaitable[T]]) -
         return await action(pool)
     except NoAnswer as problem:
         raise click.ClickException(
-            "the database does not answer: is it running, and does FG_ADMIN_POSTGRES_DSN name it? `frostgate doctor` looks"
+            "the database does not answer: does it run, and does FG_ADMIN_POSTGRES_DSN name it? See `frostgate doctor`"
         ) from problem
     except UnexpectedAnswerError as problem:
         raise click.ClickException(

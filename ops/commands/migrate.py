@@ -67,7 +67,7 @@ async def _migrate(settings: Settings) -> _Outcome:
     applied = await migrate_database(settings.admin_postgres_dsn, given)
     jetstream = await JetStream.connect(settings.streams.url, "admin")
     try:
-        created = await topology.apply(jetstream, settings.streams)
+        created = await topology.create_missing(jetstream, settings.streams)
         drift = await topology.stream_drift(jetstream, settings.streams)
         drift += await topology.consumer_drift(jetstream, settings.streams)
     finally:

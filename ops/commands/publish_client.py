@@ -61,10 +61,10 @@ class Answer(NamedTuple):
 class EdgeClient:
     """One keep-alive connection to an edge, opened when first needed and again after any failure."""
 
-    def __init__(self, url: str, api_key: str) -> None:
+    def __init__(self, url: str, api_key: str, answer_seconds_max: float = ANSWER_SECONDS_MAX) -> None:
         parts = urlsplit(url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(parts.hostname or "", parts.port, timeout=ANSWER_SECONDS_MAX)
+        self._connection = kind(parts.hostname or "", parts.port, timeout=answer_seconds_max)
         self._prefix = parts.path.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}"}
         self.url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{self._prefix}"
@@ -125,6 +125,28 @@ class Patience:
             delay = min(delay, left)
         self._sleep(delay)
         return True
+
+
+def tenant_of(client: EdgeClient, patience: Patience) -> str | None:
+    """The tenant of the client's credential, None when patience ended or this is no edge that tells.
+
+    Raises EdgeRefusedError for a credential that is not valid.
+    """
+    while True:
+        try:
+            answer = client.request("GET", "/v1/limits")
+        except ConnectionError:
+            asked_ms = None
+        else:
+            if answer.status not in _AGAIN_STATUSES:
+                break
+            asked_ms = _seconds_as_ms(answer.retry_after)
+        if not patience.wait(asked_ms):
+            return None
+    if answer.status == 401:
+        raise EdgeRefusedError(f"{client.url} refuses the key: 401. {_ADVICE[401]}")
+    tenant_id = _object(answer.body).get("tenant_id")
+    return tenant_id if answer.status == 200 and isinstance(tenant_id, str) else None
 
 
 class Publisher:

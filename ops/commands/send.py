@@ -22,6 +22,7 @@ from ops.commands.publish_client import (
     Outcome,
     Patience,
     Publisher,
+    tenant_of,
 )
 from ops.commands.tally import Tally, finish
 from ops.commands.target import data_dir_option, edge_target, json_option, settings_of
@@ -52,7 +53,7 @@ Example:
 Exit status: 0 every line accepted; 1 not every line; 2 usage or configuration."""
 )
 @click.argument("file", type=click.File("rb"))
-@click.option("--tenant", help="tenant_id for lines without one.  [default: the tenant of the running stack]")
+@click.option("--tenant", help="tenant_id for lines without one.  [default: the tenant of the key]")
 @click.option(
     "--give-up-after",
     "give_up_seconds",
@@ -76,12 +77,14 @@ def send(
     """
     target = edge_target(settings_of(data_dir))
     client = EdgeClient(target.url, target.api_key)
-    publisher = Publisher(client, Patience(give_up_seconds))
+    patience = Patience(give_up_seconds)
+    publisher = Publisher(client, patience)
     tally, accepted = Tally(), []
     problem = ""
     try:
+        tenant_id = tenant or target.tenant_id or tenant_of(client, patience)
         with _progress(file) as advance:
-            for batch in _batches(_events(file, tenant or target.tenant_id, SystemClock())):
+            for batch in _batches(_events(file, tenant_id, SystemClock())):
                 for event, result in zip(batch, _publish(publisher, batch), strict=True):
                     tally.add(f"line {event.number}", result)
                     if ids and result.outcome in {Outcome.ACCEPTED, Outcome.REPLAYED}:

@@ -43,7 +43,11 @@ BEGIN
         RETURN;
     END IF;
     PERFORM pg_advisory_xact_lock('public.ingest_events'::regclass::integer, 0);
-    IF to_regclass(partition) IS NOT NULL THEN
+    -- Asked of the catalog itself: to_regclass may still remember from before the wait that there was none.
+    IF EXISTS (
+        SELECT FROM pg_catalog.pg_class AS c
+        WHERE c.relnamespace = 'public'::regnamespace AND 'public.' || c.relname = partition
+    ) THEN
         RETURN;
     END IF;
     EXECUTE format(

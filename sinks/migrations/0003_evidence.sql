@@ -11,8 +11,9 @@ SELECT app.protect('chain_heads');
 GRANT SELECT ON chain_heads TO fg_edge, fg_admin;
 GRANT SELECT, INSERT, UPDATE (seq, chain_hash, updated_at) ON chain_heads TO fg_worker;
 
--- `entry` is the canonical JSON of `schemas.evidence.ChainEntry`. The table recomputes the hash and holds the columns
--- equal to what the entry binds; the unique keys make a fork impossible to store.
+-- `entry` is the canonical JSON of `schemas.evidence.ChainEntry`: sorted keys, and no text inside of a string can look
+-- like a key. The table recomputes the hash and holds the entry to its place; the unique keys make a fork impossible to
+-- store.
 CREATE TABLE chain_entries (
     tenant_id text NOT NULL,
     seq bigint NOT NULL CHECK (seq > 0),
@@ -26,10 +27,9 @@ CREATE TABLE chain_entries (
     UNIQUE (tenant_id, event_id, kind),
     CONSTRAINT chain_hash_is_of_entry
         CHECK (chain_hash = encode(sha256('\x00'::bytea || convert_to(entry, 'UTF8')), 'hex')),
-    CONSTRAINT entry_binds_columns CHECK (
-        entry::jsonb @> jsonb_build_object(
-            'tenant_id', tenant_id, 'seq', seq, 'kind', kind, 'event_id', event_id, 'prev_hash', prev_hash
-        )
+    CONSTRAINT entry_binds_its_place CHECK (
+        entry LIKE '%,"prev_hash":"' || prev_hash || '",%,"seq":' || seq
+            || ',"tenant_id":"' || replace(tenant_id, '_', '\_') || '",%'
     )
 );
 SELECT app.protect('chain_entries');
@@ -38,15 +38,11 @@ GRANT SELECT, INSERT ON chain_entries TO fg_worker;
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON chain_entries
     FOR EACH STATEMENT EXECUTE FUNCTION app.refuse_change();
 
--- Entries not yet published to the events stream; the relay deletes what it has sent, so it is vacuumed early.
+-- The records of entries not yet published to the events stream; the entry itself stands in the chain under the same
+-- key. The relay deletes what it has sent, so the table is vacuumed early.
 CREATE TABLE evidence_outbox (
     tenant_id text NOT NULL,
     seq bigint NOT NULL,
-    partition smallint NOT NULL,
-    kind text NOT NULL,
-    event_id text NOT NULL,
-    chain_hash char(64) NOT NULL,
-    entry text NOT NULL,
     record text NOT NULL,
     PRIMARY KEY (tenant_id, seq)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);

@@ -39,6 +39,7 @@ class _Silent:
 
 
 def _environment(servers: EmbeddedServers, home: Path) -> dict[str, str]:
+    (home / "worm").mkdir(exist_ok=True)
     key = home / "signing-key.pem"
     if not key.exists():
         create_key(key)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -27,20 +28,19 @@ FIELDS = {
     "nobody.knows": ("path",),
 }
 telling = st.sampled_from(
-    [10, 31, 445, 2**40, 1e300, "10.0.0.1", "203.0.113.9", "198.51.100.2", "::ffff:198.51.100.2", "fe80::1", "/tmp/x"]
-    + [
-        "/usr/../tmp/x",
-        "C:\\Windows\\Temp\\mimikatz.exe",
-        "/bin/bash",
-        "/etc/passwd",
-        "${jndi:",
-        "success",
-        ["DE", "VN"],
+    [
+        *(10, 31, 445, 2**40, 1e300, ["DE", "VN"], ["-enc", "QUJDREVGR0hJSktMTU5PUA=="]),
+        *("10.0.0.1", "203.0.113.9", "198.51.100.2", "::ffff:198.51.100.2", "fe80::1", "success"),
+        *("/tmp/x", "/usr/../tmp/x", "C:\\Windows\\Temp\\mimikatz.exe", "/bin/bash", "/etc/passwd", "${jndi:"),
     ]
-    + [["-enc", "QUJDREVGR0hJSktMTU5PUA=="]],
 )
 json_value = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.floats(allow_nan=False) | st.text() | telling,
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53) + 1, 2**53 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+    | telling,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
@@ -131,7 +131,7 @@ async def test_what_no_rule_objects_to_is_allowed(shipped: EmbeddedPolicy, allow
     assert await shipped.evaluate({"event": {"payload": allowed}}) == PolicyAnswer(PolicyCode.POLICY_ALLOW, ())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(document=st.dictionaries(st.text(), json_value) | payload.map(lambda fields: {"event": {"payload": fields}}))
 def test_every_document_gets_an_answer_that_only_an_allow_allows(
     shipped: EmbeddedPolicy, document: dict[str, Any]
@@ -142,7 +142,7 @@ def test_every_document_gets_an_answer_that_only_an_allow_allows(
     assert answer.reasons == () or answer.code is PolicyCode.POLICY_DENY
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(fields=payload)
 def test_the_compiled_rules_agree_with_the_interpreted_ones(
     shipped: EmbeddedPolicy, interpreter: "regorus.Engine", fields: dict[str, Any]
@@ -230,7 +230,7 @@ async def test_an_order_to_stop_is_not_taken_for_a_failure(
     rules: Callable[..., Path], signal: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Interrupted:
-        def set_input_json(self, document: str) -> NoReturn:
+        def set_input_json(self, _document: str) -> NoReturn:
             raise signal
 
     policy = EmbeddedPolicy.load(rules(main='package fg.decision\ndecision := {"allow": true}'))
@@ -240,6 +240,7 @@ async def test_an_order_to_stop_is_not_taken_for_a_failure(
 
 
 DECISION = 'package fg.decision\ndecision := {"allow": true} if input.ok\n'
+NEEDS_X = 'package fg.decision\ndecision := {"allow": true} if x\n'
 
 
 @pytest.mark.parametrize(
@@ -250,9 +251,9 @@ DECISION = 'package fg.decision\ndecision := {"allow": true} if input.ok\n'
         ({"main": "package fg.decision\nother := 1"}, None, "not a valid rule path"),
         ({"main": "package fg.elsewhere\ndecision := 1"}, None, "not a valid rule path"),
         ({"main": "package fg.decision\ndecision := true"}, None, "must be an object"),
-        ({"main": DECISION + 'x := crypto.sha256("a")'}, None, "crypto.sha256"),
-        ({"main": DECISION + 'x := io.jwt.decode("a")'}, None, "io.jwt.decode"),
-        ({"main": DECISION + "x if { false; nobody.knows(1) }"}, None, "nobody.knows"),
+        ({"main": NEEDS_X + 'x := crypto.sha256("a")'}, None, "crypto.sha256"),
+        ({"main": NEEDS_X + 'x := io.jwt.decode("a")'}, None, "io.jwt.decode"),
+        ({"main": NEEDS_X + "x if { false; nobody.knows(1) }"}, None, "nobody.knows"),
         ({"main": DECISION + 'x := http.send({"url": "http://127.0.0.1"})'}, None, "http.send is not allowed"),
         ({"main": DECISION + "x := [t | t := time.now_ns()][0]"}, None, "time.now_ns is not allowed"),
         ({"main": DECISION + 'x[uuid.rfc4122("a")] := 1'}, None, "uuid.rfc4122 is not allowed"),
@@ -273,9 +274,8 @@ def test_rules_that_cannot_be_trusted_are_refused_at_load(
     rules: Callable[..., Path], modules: dict[str, str], data: Any, fault: str
 ) -> None:
     directory = rules(data=data, **modules)
-    with pytest.raises(PolicyError, match=".*") as refused:
+    with pytest.raises(PolicyError, match=re.escape(fault)) as refused:
         EmbeddedPolicy.load(directory)
-    assert fault in str(refused.value)
     assert "Stack backtrace" not in str(refused.value)
 
 
@@ -284,7 +284,7 @@ def test_data_that_would_not_be_read_is_refused(rules: Callable[..., Path], name
     directory = rules(main=DECISION)
     (directory / "deeper").mkdir()
     (directory / name).write_text("{}")
-    with pytest.raises(PolicyError, match="data belongs into data.json"):
+    with pytest.raises(PolicyError, match=r"data belongs into data\.json"):
         read_policy(directory)
 
 
@@ -293,19 +293,22 @@ def test_a_rule_file_that_is_no_text_and_an_absent_directory_are_refused(rules: 
     (directory / "main.rego").write_bytes(b"package fg.decision # \xff")
     with pytest.raises(PolicyError, match="cannot be read"):
         read_policy(directory)
-    with pytest.raises(PolicyError, match="no .rego file"):
+    with pytest.raises(PolicyError, match=r"no \.rego file"):
         read_policy(directory / "absent")
 
 
-def test_rules_may_share_names_across_packages_and_use_open_references(rules: Callable[..., Path]) -> None:
+def test_a_local_name_is_not_taken_for_the_rule_of_that_name(rules: Callable[..., Path]) -> None:
     main = """package fg.decision
 import data.fg.shapes as s
 decision := {"allow": count(found) == 0} if found := data.fg.kinds[input.kind].denials
 name := s.name(input.name)
 """
     kind = """package fg.kinds["a.b"]
-denials contains name if some name, value in data.lists[input.list]
-name := [name | some name in input.names][0]
+denials contains key if some key, value in data.lists[input.list]
+name if { place := input.place; place == "here" }
+place := lower(name) if name := input.names[_]
+number if { some place; input.numbers[place] == 1; every name in input.places { number_of(name) > 1 } }
+number_of(number) := number + 1
 """
     shapes = "package fg.shapes\nname(name) := lower(name)"
     EmbeddedPolicy.load(rules(main=main, kind=kind, shapes=shapes, data={"lists": {"x": {"y": 1}}}))
@@ -322,8 +325,8 @@ def test_the_hash_names_exactly_the_files_read(rules: Callable[..., Path]) -> No
         lambda: (directory / "data.json").write_text('{"a": 2}'),
         lambda: (directory / "other.rego").write_text("package fg.other "),
         lambda: (directory / "other.rego").rename(directory / "another.rego"),
-        lambda: (directory / "data.json").unlink(),
-        lambda: (directory / "another.rego").unlink(),
+        (directory / "data.json").unlink,
+        (directory / "another.rego").unlink,
     ):
         change()
         seen.add(read_policy(directory).policy_hash)

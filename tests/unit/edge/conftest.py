@@ -1,0 +1,207 @@
+"""The edge's ports as values a test can turn: what they answer, and when they do not."""
+
+import asyncio
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import hypothesis
+import msgspec
+import pytest
+
+from edge.ports import EdgePorts
+from edge.settings import EdgeSettings
+from schemas.answers import Duplicate, NoAnswer, PublishOutcome, Refused, Stored
+from schemas.codes import Code
+from schemas.envelope import AcceptedEvent, EventKey, key_of
+from schemas.metrics import Metric
+from schemas.principal import Principal, Scope
+from schemas.readiness import Readiness
+from schemas.units import UnixMs, format_rfc3339
+
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
+
+NOW_MS = UnixMs(1_767_225_600_000)
+DAY_MS = 86_400_000
+TRACE_ID = "018f7e20-6d6f-7e20-a3f1-9eb6b7a1f112"
+STREAM = "FG_INGEST_0"
+
+
+def envelope(**changes: Any) -> dict[str, Any]:
+    """A sound envelope made at NOW_MS; a change to `...` takes the field away."""
+    fields = {
+        "tenant_id": "acme",
+        "event_id": "evt-1",
+        "trace_id": TRACE_ID,
+        "agent_id": "agent-7",
+        "schema_version": "1.0",
+        "created_at": format_rfc3339(NOW_MS),
+        "source": "sensor/edge",
+        "payload": {"action": "login", "attempts": 3},
+    } | changes
+    return {name: value for name, value in fields.items() if value is not ...}
+
+
+def body_of(**changes: Any) -> bytes:
+    return msgspec.json.encode(envelope(**changes))
+
+
+class StandingClock:
+    """Shows what it was set to."""
+
+    def __init__(self) -> None:
+        self.at_ms = NOW_MS
+
+    def now_ms(self) -> UnixMs:
+        return self.at_ms
+
+    def advance(self, by_ms: int) -> None:
+        self.at_ms = UnixMs(self.at_ms + by_ms)
+
+
+class Broker:
+    """A stream in memory with the promises of `edge.ports.Publisher`."""
+
+    def __init__(self) -> None:
+        self.messages: dict[int, bytes] = {}
+        self.by_id: dict[str, int] = {}
+        self.refuses: Code | None = None
+        self.proven = True
+        self.remembers_ms = UnixMs(NOW_MS - 120_000)
+        self.reads = True
+
+    def submit(self, subject: str, message_id: str, data: bytes, traceparent: str) -> "asyncio.Future[PublishOutcome]":
+        del subject, traceparent
+        outcome: asyncio.Future[PublishOutcome] = asyncio.get_running_loop().create_future()
+        if self.refuses is not None:
+            outcome.set_result(Refused(self.refuses))
+        elif message_id in self.by_id:
+            outcome.set_result(Duplicate(STREAM, self.by_id[message_id]))
+        else:
+            seq = self.by_id[message_id] = len(self.by_id) + 1
+            self.messages[seq] = data
+            outcome.set_result(Stored(STREAM, seq))
+        return outcome
+
+    async def stored_message(self, stream: str, seq: int) -> bytes | None:
+        assert stream == STREAM
+        if not self.reads:
+            raise NoAnswer(Code.STREAM_UNAVAILABLE)
+        return self.messages.get(seq)
+
+    def durability_proven(self) -> bool:
+        return self.proven
+
+    def remembers_since_ms(self) -> UnixMs:
+        return self.remembers_ms
+
+    def settle(self) -> dict[str, EventKey]:
+        """Take every message away, as dedupe does, and return the keys it would have committed."""
+        keys = {}
+        for seq, data in self.messages.items():
+            key = key_of(msgspec.json.decode(data, type=AcceptedEvent), STREAM, seq)
+            keys[key.event_id] = key
+        self.messages.clear()
+        return keys
+
+
+class KeyTable:
+    """`event_keys` in memory; counts its queries."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, EventKey] = {}
+        self.answers = True
+        self.queries: list[tuple[str, tuple[str, ...]]] = []
+
+    async def stored(self, tenant_id: str, event_ids: Sequence[str]) -> Mapping[str, EventKey]:
+        self.queries.append((tenant_id, tuple(event_ids)))
+        if not self.answers:
+            raise NoAnswer(Code.STORE_UNAVAILABLE)
+        return {one: self.keys[one] for one in event_ids if one in self.keys}
+
+
+class Memory:
+    """Hints in memory."""
+
+    def __init__(self) -> None:
+        self.keys: dict[tuple[str, str], EventKey] = {}
+        self.answers = True
+
+    async def recall(self, tenant_id: str, event_ids: Sequence[str]) -> Sequence[EventKey | None]:
+        if not self.answers:
+            raise NoAnswer(Code.RATE_LIMIT_BACKEND_UNAVAILABLE)
+        return [self.keys.get((tenant_id, one)) for one in event_ids]
+
+    def remember(self, keys: Sequence[EventKey]) -> None:
+        self.keys |= {(key.tenant_id, key.event_id): key for key in keys}
+
+
+class KeyRing:
+    """API keys in memory; counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.principals: dict[str, Principal] = {}
+        self.answers = True
+        self.asked = 0
+
+    async def authenticate(self, api_key: str) -> Principal | None:
+        self.asked += 1
+        await asyncio.sleep(0)  # like any look-up, it lets others go on
+        if not self.answers:
+            raise NoAnswer(Code.STORE_UNAVAILABLE)
+        return self.principals.get(api_key)
+
+
+class NoLives:
+    async def life_of(self, tenant_id: str, event_id: str) -> bytes | None:
+        del tenant_id, event_id
+        return None
+
+
+class Tally:
+    """A meter that sums up what it was told."""
+
+    def __init__(self) -> None:
+        self.told: dict[tuple[str, ...], float] = {}
+
+    def add(self, metric: Metric, value: float, *labels: str) -> None:
+        key = (metric.name, *labels)
+        self.told[key] = self.told.get(key, 0) + value
+
+
+class World:
+    """All ports of one edge."""
+
+    def __init__(self) -> None:
+        self.broker = Broker()
+        self.table = KeyTable()
+        self.memory = Memory()
+        self.ring = KeyRing()
+        self.clock = StandingClock()
+        self.tally = Tally()
+        self.ring.principals["key"] = Principal("k1", "acme", None, frozenset({Scope.INGEST}), "free")
+        numbers = itertools.count(1)
+        self.ports = EdgePorts(
+            publisher=self.broker,
+            stored_keys=self.table,
+            hints=self.memory,
+            credentials=self.ring,
+            lives=NoLives(),
+            readiness=lambda: Readiness(()),
+            queue_depth_hardstop=12_000,
+            meter=self.tally,
+            clock=self.clock,
+            new_request_id=lambda: f"request-{next(numbers)}",
+            new_span_id=lambda: f"{next(numbers):016x}",
+        )
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def settings() -> EdgeSettings:
+    return EdgeSettings(integrity_required=False, event_age_ms_max=7 * DAY_MS)
