@@ -54,7 +54,7 @@ class Watch:
             self._meter.add(INGEST_REQUESTS, count, sender.tenant_id, sender.plan_tier, outcome)
         for findings, count in refused.items():
             self._count_refused(sender, findings[0].error_code, count)
-            log.info("%d lines of a batch refused", count, extra=_log_line(request, sender, findings))
+            log.info("batch lines refused: %d", count, extra=_log_line(request, sender, findings))
 
     def took(self, request: Request, sender: Principal, phase: str) -> None:
         """The request is answered as soon as this returns."""

@@ -22,7 +22,9 @@ class Health(msgspec.Struct):
     reasons: list[str]
 
 
-class _StackHealth(msgspec.Struct):
+class StackHealth(msgspec.Struct):
+    """The whole stack's, with each service's own words."""
+
     ready: bool
     reasons: list[str]
     services: dict[str, msgspec.Raw]
@@ -42,36 +44,29 @@ class Overview:
         routes: dict[str, Route] = {"/livez": self._livez, "/readyz": self._readyz, "/metrics": self._metrics}
         return AdminServer(host, port, routes)
 
-    async def reasons(self) -> list[str]:
-        """Why the stack is not ready; empty when it is."""
-        return (await self._health()).reasons
-
-    async def _health(self) -> _StackHealth:
-        reports = await asyncio.gather(*(self._health_of(port) for port in self._ports.values()))
+    async def health(self) -> StackHealth:
+        """The stack is ready when every server runs and both services say that they are."""
+        answers = await asyncio.gather(*(self._health_of(port) for port in self._ports.values()))
+        services = dict(zip(self._ports, answers, strict=True))
         reasons = [f"{name} has ended" for name in self._servers_down()]
-        for name, (health, _document) in zip(self._ports, reports, strict=True):
-            reasons += [f"{name}: {reason}" for reason in health.reasons]
-            if not health.ready and not health.reasons:
-                reasons.append(f"{name}: not ready")
-        documents = {name: document for name, (_health, document) in zip(self._ports, reports, strict=True)}
-        return _StackHealth(not reasons, reasons, documents)
+        reasons += [f"{name}: {reason}" for name, (health, _) in services.items() for reason in health.reasons]
+        ready = not reasons and all(health.ready for health, _ in services.values())
+        return StackHealth(ready, reasons, {name: document for name, (_, document) in services.items()})
 
     async def _health_of(self, port: int) -> tuple[Health, msgspec.Raw]:
+        """What the service says of itself, and its own words."""
         try:
             answer = await fetch(HOST, port, "/readyz", ASK_S_MAX)
-            health = msgspec.json.decode(answer.body, type=Health)
+            return msgspec.json.decode(answer.body, type=Health), msgspec.Raw(answer.body)
         except (OSError, msgspec.DecodeError):
             silent = Health(ready=False, reasons=["does not answer"])
             return silent, msgspec.Raw(msgspec.json.encode(silent))
-        if health.ready and answer.status == HTTPStatus.OK:
-            return Health(ready=True, reasons=[]), msgspec.Raw(answer.body)
-        return Health(ready=False, reasons=health.reasons), msgspec.Raw(answer.body)
 
     async def _livez(self) -> Answer:
         return Answer(HTTPStatus.OK, _JSON, b'{"live":true}')
 
     async def _readyz(self) -> Answer:
-        health = await self._health()
+        health = await self.health()
         status = HTTPStatus.OK if health.ready else HTTPStatus.SERVICE_UNAVAILABLE
         return Answer(status, _JSON, msgspec.json.encode(health))
 

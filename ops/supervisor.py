@@ -128,9 +128,9 @@ class Supervisor:
     async def _until_ready(self, overview: Overview) -> None:
         clock = asyncio.get_running_loop().time
         slow_at = clock() + SLOW_START_S
-        while reasons := await overview.reasons():
+        while not (health := await overview.health()).ready:
             if clock() > slow_at:
-                self._say(f"not ready yet: {'; '.join(reasons)}")
+                self._say(f"not ready yet: {'; '.join(health.reasons)}")
                 slow_at = clock() + SLOW_START_S
             await asyncio.sleep(READY_POLL_S)
 

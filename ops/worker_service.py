@@ -35,17 +35,20 @@ from streams.jetstream import JetStream
 from streams.opa import RemotePolicy
 from streams.policy import EmbeddedPolicy, Policy
 from streams.relay import Relay
-from streams.runner import Batching, Runner, Stage
+from streams.runner import Batching, Runner, Settled, Stage, keep_settled
 from streams.stages.advisory import AdvisoryStage
 from streams.stages.dead_letter import DeadLetterStage
 from streams.stages.decision import DecisionStage
 from streams.stages.dedupe import DedupeStage
 from streams.stages.evidence import EvidenceStage
+from streams.sweeper import QueueSweeper
 from streams.topology import STAGES, stage_stream
 
 LANES = {"dedupe": 2, "decision": 2, "evidence": 4, "dlq": 1}
 """Runners per stage: a lane takes every n-th partition and works its batches one after the other, so that a
 tenant's events keep their order while small batches of many partitions share a transaction."""
+QUEUE_STAGES = ("dedupe", "decision")
+"""Stages that read a queue, which is swept behind them; the others read a history."""
 BATCHING = {
     "dedupe": Batching(messages_max=256, linger_ms=5),
     "decision": Batching(messages_max=256, linger_ms=5),
@@ -80,13 +83,17 @@ class Worker:
         """Work until `stopping` is set. Anything a stage did not foresee ends the process, unacknowledged."""
         relay = Relay(self.outbox, self._committer(STREAM_EVENTS))
         graveyard = Graveyard(self._committer(STREAM_DLQ))
-        for stage in stages:
-            self._runners += self._lanes(self._stage(stage, relay), graveyard)
+        sweepers = {name: QueueSweeper(self._jetstream, name, self._settings.streams) for name in QUEUE_STAGES}
+        for name in stages:
+            settled = sweepers[name].settled if name in sweepers else keep_settled
+            self._runners += self._lanes(self._stage(name, relay), graveyard, settled)
         if "dlq" in stages:
             self._runners.append(self._advisories(graveyard))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.isolation.run(stopping))
             tasks.create_task(relay.run(stopping))
+            for sweeper in sweepers.values():
+                tasks.create_task(sweeper.run(stopping))
             for runner in self._runners:
                 tasks.create_task(runner.run(stopping))
 
@@ -120,11 +127,9 @@ class Worker:
             case _:
                 raise ValueError(f"no such stage: {name}")
 
-    def _lanes(self, stage: Stage, graveyard: Graveyard) -> list[Runner]:
-        lanes = [
-            Runner(stage, self._jetstream, graveyard, BATCHING[stage.name], self._meter)
-            for _ in range(LANES[stage.name])
-        ]
+    def _lanes(self, stage: Stage, graveyard: Graveyard, settled: Settled) -> list[Runner]:
+        batching = BATCHING[stage.name]
+        lanes = [self._runner(stage, graveyard, batching, settled) for _ in range(LANES[stage.name])]
         for partition in range(PARTITIONS):
             lane = lanes[partition % len(lanes)]
             stream = stage_stream(stage.name, partition, self._settings.streams)
@@ -133,9 +138,19 @@ class Worker:
 
     def _advisories(self, graveyard: Graveyard) -> Runner:
         stage = AdvisoryStage(self._jetstream, graveyard, self._settings.streams)
-        runner = Runner(stage, self._jetstream, graveyard, BATCHING["dlq"], self._meter)
+        runner = self._runner(stage, graveyard, BATCHING["dlq"], keep_settled)
         runner.add(self._inbox(STREAM_ADVISORIES, "advisories", runner))
         return runner
+
+    def _runner(self, stage: Stage, graveyard: Graveyard, batching: Batching, settled: Settled) -> Runner:
+        return Runner(
+            stage=stage,
+            jetstream=self._jetstream,
+            graveyard=graveyard,
+            batching=batching,
+            meter=self._meter,
+            settled=settled,
+        )
 
     def _inbox(self, stream: str, consumer: str, runner: Runner) -> Inbox:
         return Inbox(self._jetstream, self._settings.streams, stream, consumer, runner.arrived)

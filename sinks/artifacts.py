@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from schemas.rows import ArtifactRow
 from sinks import meters
-from sinks.meters import MeterKey, MeterName
+from sinks.meters import MeterName, TenantDay
 from sinks.pg import Pool
 
 _INDEXED = """
@@ -60,7 +60,7 @@ class ArtifactIndex:
         async with self._pool.tenant_transaction(sorted({row.tenant_id for row in rows})) as connection:
             added = await connection.fetch(_INDEX, *zip(*ordered, strict=True))
             if added:
-                amounts: Counter[MeterKey] = Counter()
+                sizes: Counter[TenantDay] = Counter()
                 for row in added:
-                    amounts[MeterKey(row["tenant_id"], MeterName.ARTIFACT_BYTES, row["day"])] += row["artifact_bytes"]
-                await meters.add(connection, amounts)
+                    sizes[TenantDay(row["tenant_id"], row["day"])] += row["artifact_bytes"]
+                await meters.add(connection, MeterName.ARTIFACT_BYTES, sizes)

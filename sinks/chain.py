@@ -25,19 +25,21 @@ _LOCK_HEADS = """
 SELECT tenant_id, seq, chain_hash FROM chain_heads WHERE tenant_id = ANY ($1::text[]) ORDER BY tenant_id FOR UPDATE
 """
 _CHAINED = """
-SELECT tenant_id, event_id, kind
-FROM unnest($1::text[], $2::text[], $3::text[]) AS d (tenant_id, event_id, kind)
-JOIN chain_entries USING (tenant_id, event_id, kind)
+SELECT tenant_id, event_id
+FROM unnest($2::text[], $3::text[]) AS d (tenant_id, event_id)
+JOIN chain_entries USING (tenant_id, event_id) WHERE kind = $1
 """
 _APPEND = """
 WITH link AS (
-    SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
-        AS l (tenant_id, seq, kind, event_id, entry, prev_hash, chain_hash, record)
+    SELECT $1 AS kind, l.*
+    FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
+        AS l (tenant_id, seq, event_id, entry, prev_hash, chain_hash, record)
 ), chained AS (
     INSERT INTO chain_entries (tenant_id, seq, kind, event_id, entry, prev_hash, chain_hash)
     SELECT tenant_id, seq, kind, event_id, entry, prev_hash, chain_hash FROM link
 )
-INSERT INTO evidence_outbox (tenant_id, seq, record) SELECT tenant_id, seq, record FROM link
+INSERT INTO evidence_outbox (tenant_id, seq, kind, event_id, chain_hash, entry, record)
+SELECT tenant_id, seq, kind, event_id, chain_hash, entry, record FROM link
 """
 _MOVE_HEADS = """
 WITH head AS (
@@ -56,7 +58,6 @@ class Draft(NamedTuple):
     """An entry to be: everything but its place in the chain. `artifact` is canonical JSON."""
 
     tenant_id: str
-    kind: EntryKind
     event_id: str
     ingest_ts: str
     trace_id: str
@@ -81,25 +82,25 @@ class _Head(NamedTuple):
     chain_hash: str
 
 
-async def append(connection: Connection, drafts: Sequence[Draft]) -> list[Link | None]:
+async def append(connection: Connection, kind: EntryKind, drafts: Sequence[Draft]) -> list[Link | None]:
     """Chain the drafts in the order given, each with its outbox row.
 
     One answer per draft: None where this kind of entry of this event is already chained, so nothing
     was done. All of it takes effect with the caller's commit.
     """
     heads = await _locked_heads(connection, sorted({draft.tenant_id for draft in drafts}))
-    chained = await _already_chained(connection, drafts)
+    chained = await _already_chained(connection, kind, drafts)
     links: list[Link | None] = []
-    rows: list[tuple[str, int, str, str, str, str, str, str]] = []
+    rows: list[tuple[str, int, str, str, str, str, str]] = []
     moved: dict[str, _Head] = {}
     for draft in drafts:
-        identity = (draft.tenant_id, draft.event_id, draft.kind.value)
+        identity = (draft.tenant_id, draft.event_id)
         if identity in chained:
             links.append(None)
             continue
         chained.add(identity)
         head = moved.get(draft.tenant_id) or heads[draft.tenant_id]
-        entry, chain_hash = seal(_entry(draft, head))
+        entry, chain_hash = seal(_entry(kind, draft, head))
         link = Link(head.seq + 1, head.chain_hash, chain_hash)
         links.append(link)
         moved[draft.tenant_id] = _Head(link.seq, chain_hash)
@@ -107,7 +108,6 @@ async def append(connection: Connection, drafts: Sequence[Draft]) -> list[Link |
             (
                 draft.tenant_id,
                 link.seq,
-                draft.kind.value,
                 draft.event_id,
                 entry.decode(),
                 link.prev_hash,
@@ -116,7 +116,7 @@ async def append(connection: Connection, drafts: Sequence[Draft]) -> list[Link |
             )
         )
     if rows:
-        await connection.execute(_APPEND, *zip(*rows, strict=True))
+        await connection.execute(_APPEND, kind, *zip(*rows, strict=True))
         tenant_ids = sorted(moved)
         await connection.execute(
             _MOVE_HEADS,
@@ -128,12 +128,12 @@ async def append(connection: Connection, drafts: Sequence[Draft]) -> list[Link |
     return links
 
 
-def _entry(draft: Draft, head: _Head) -> ChainEntry:
+def _entry(kind: EntryKind, draft: Draft, head: _Head) -> ChainEntry:
     return ChainEntry(
         v=ENTRY_VERSION,
         tenant_id=draft.tenant_id,
         seq=head.seq + 1,
-        kind=draft.kind.value,
+        kind=kind,
         event_id=draft.event_id,
         ingest_ts=draft.ingest_ts,
         trace_id=draft.trace_id,
@@ -154,11 +154,8 @@ async def _locked_heads(connection: Connection, tenant_ids: list[str]) -> dict[s
     return {row["tenant_id"]: _Head(row["seq"], row["chain_hash"]) for row in rows}
 
 
-async def _already_chained(connection: Connection, drafts: Sequence[Draft]) -> set[tuple[str, str, str]]:
+async def _already_chained(connection: Connection, kind: EntryKind, drafts: Sequence[Draft]) -> set[tuple[str, str]]:
     rows = await connection.fetch(
-        _CHAINED,
-        [draft.tenant_id for draft in drafts],
-        [draft.event_id for draft in drafts],
-        [draft.kind.value for draft in drafts],
+        _CHAINED, kind, [draft.tenant_id for draft in drafts], [draft.event_id for draft in drafts]
     )
-    return {(row["tenant_id"], row["event_id"], row["kind"]) for row in rows}
+    return {(row["tenant_id"], row["event_id"]) for row in rows}

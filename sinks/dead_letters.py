@@ -53,7 +53,7 @@ class DeadLetters:
         plain = [_storable(buried) for buried in letters]
         tenant_ids = sorted({buried.letter.tenant_id for buried in plain})
         async with self._pool.tenant_transaction(tenant_ids) as connection:
-            await chain.append(connection, [self._draft(buried) for buried in plain])
+            await chain.append(connection, EntryKind.DEAD_LETTER, [self._draft(buried) for buried in plain])
             return sum([await _upsert(connection, once) for once in _rounds(plain)])
 
     def _draft(self, buried: BuriedLetter) -> Draft:
@@ -77,7 +77,6 @@ class DeadLetters:
         }
         return Draft(
             tenant_id=letter.tenant_id,
-            kind=EntryKind.DEAD_LETTER,
             event_id=letter.event_id,
             ingest_ts=seen_at,
             trace_id=letter.trace_id,

@@ -8,13 +8,10 @@ import msgspec
 from schemas.canonical import canonical_plain
 from schemas.decision import DecisionRecord
 from schemas.evidence import EntryKind
-from schemas.units import parse_rfc3339
 from sinks import chain, meters
 from sinks.chain import Draft, Link
-from sinks.meters import MeterKey, MeterName
+from sinks.meters import MeterName, TenantDay
 from sinks.pg import Connection, Pool
-
-INTEGER_MAX = 2**31 - 1
 
 _INSERT = """
 INSERT INTO decisions (
@@ -25,15 +22,15 @@ INSERT INTO decisions (
 SELECT
     tenant_id, decision_id, event_id, trace_id, request_id, agent_id, source, verdict, policy_code,
     policy_reasons::text[], policy_hash, config_hash, score, features::jsonb,
-    contributions::jsonb, ingest_ts::timestamptz, decided_at::timestamptz, ingest_latency_ms, prev_hash, chain_hash
+    contributions::jsonb, ingest_ts::timestamptz, decided_at::timestamptz,
+    app.milliseconds_between(ingest_ts::timestamptz, decided_at::timestamptz), prev_hash, chain_hash
 FROM unnest(
     $1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
     $10::text[], $11::text[], $12::text[], $13::integer[], $14::text[], $15::text[], $16::text[], $17::text[],
-    $18::integer[], $19::text[], $20::text[]
+    $18::text[], $19::text[]
 ) AS d (
     tenant_id, decision_id, event_id, trace_id, request_id, agent_id, source, verdict, policy_code, policy_reasons,
-    policy_hash, config_hash, score, features, contributions, ingest_ts, decided_at, ingest_latency_ms, prev_hash,
-    chain_hash
+    policy_hash, config_hash, score, features, contributions, ingest_ts, decided_at, prev_hash, chain_hash
 )
 """
 _json = msgspec.json.Encoder()
@@ -51,7 +48,7 @@ class DecisionLedger:
         """
         tenant_ids = sorted({record.tenant_id for record in records})
         async with self._pool.tenant_transaction(tenant_ids) as connection:
-            links = await chain.append(connection, [_draft(record) for record in records])
+            links = await chain.append(connection, EntryKind.DECISION, [_draft(record) for record in records])
             fresh = [(record, link) for record, link in zip(records, links, strict=True) if link is not None]
             if fresh:
                 await connection.execute(_INSERT, *zip(*(_row(record, link) for record, link in fresh), strict=True))
@@ -61,7 +58,6 @@ class DecisionLedger:
 def _draft(record: DecisionRecord) -> Draft:
     return Draft(
         tenant_id=record.tenant_id,
-        kind=EntryKind.DECISION,
         event_id=record.event_id,
         ingest_ts=record.ingest_ts,
         trace_id=record.trace_id,
@@ -93,7 +89,6 @@ def _row(record: DecisionRecord, link: Link) -> tuple[str | int | None, ...]:
         _json.encode(record.contributions).decode(),
         record.ingest_ts,
         record.decided_at,
-        _latency_ms(record),
         link.prev_hash,
         link.chain_hash,
     )
@@ -105,16 +100,10 @@ def _array_literal(texts: Sequence[str]) -> str:
     return "{" + ",".join(quoted) + "}"
 
 
-def _latency_ms(record: DecisionRecord) -> int | None:
-    """From acceptance to decision; None when the two clocks disagree on the order, or it does not fit the column."""
-    latency_ms = parse_rfc3339(record.decided_at) - parse_rfc3339(record.ingest_ts)
-    return latency_ms if 0 <= latency_ms <= INTEGER_MAX else None
-
-
 async def _meter(connection: Connection, records: Sequence[DecisionRecord]) -> None:
-    amounts: Counter[MeterKey] = Counter()
-    for record in records:
-        day = record.ingest_ts[:10]
-        amounts[MeterKey(record.tenant_id, MeterName.INGEST_EVENTS, day)] += 1
-        amounts[MeterKey(record.tenant_id, MeterName.INGEST_BYTES, day)] += record.body_bytes
-    await meters.add(connection, amounts)
+    sizes: Counter[TenantDay] = Counter()
+    days = [TenantDay(record.tenant_id, record.ingest_ts[:10]) for record in records]
+    for day, record in zip(days, records, strict=True):
+        sizes[day] += record.body_bytes
+    await meters.add(connection, MeterName.INGEST_EVENTS, Counter(days))
+    await meters.add(connection, MeterName.INGEST_BYTES, sizes)

@@ -9,8 +9,8 @@ from sinks.pg import Connection
 # Rows are written in one order by every transaction, so two cannot wait for each other in a circle.
 _ADD = """
 INSERT INTO usage_meters (tenant_id, meter, day, value)
-SELECT tenant_id, meter, day::date, value
-FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS m (tenant_id, meter, day, value)
+SELECT tenant_id, $1, day::date, value
+FROM unnest($2::text[], $3::text[], $4::bigint[]) AS m (tenant_id, day, value)
 ON CONFLICT (tenant_id, meter, day) DO UPDATE SET value = usage_meters.value + EXCLUDED.value
 """
 
@@ -21,21 +21,20 @@ class MeterName(StrEnum):
     ARTIFACT_BYTES = "artifacts_bytes_stored_total"
 
 
-class MeterKey(NamedTuple):
+class TenantDay(NamedTuple):
     """`day` is `YYYY-MM-DD`, UTC."""
 
     tenant_id: str
-    meter: MeterName
     day: str
 
 
-async def add(connection: Connection, amounts: Counter[MeterKey]) -> None:
-    """Move the meters with the caller's commit."""
-    keys = sorted(amounts)
+async def add(connection: Connection, meter: MeterName, amounts: Counter[TenantDay]) -> None:
+    """Move the meter with the caller's commit. A caller with several meters moves them in one order."""
+    ordered = sorted(amounts)
     await connection.execute(
         _ADD,
-        [key.tenant_id for key in keys],
-        [key.meter.value for key in keys],
-        [key.day for key in keys],
-        [amounts[key] for key in keys],
+        meter,
+        [key.tenant_id for key in ordered],
+        [key.day for key in ordered],
+        [amounts[key] for key in ordered],
     )

@@ -18,8 +18,7 @@ _ROWS = """
 SELECT o.tenant_id, o.seq, o.kind, o.event_id, o.chain_hash, o.entry, o.record
 FROM unnest($1::text[]) AS w (tenant_id)
 CROSS JOIN LATERAL (
-    SELECT * FROM evidence_outbox JOIN chain_entries USING (tenant_id, seq)
-    WHERE tenant_id = w.tenant_id ORDER BY seq LIMIT $2
+    SELECT * FROM evidence_outbox AS e WHERE e.tenant_id = w.tenant_id ORDER BY e.seq LIMIT $2
 ) AS o
 LIMIT $2
 """

@@ -142,9 +142,7 @@ class _HttpClient:
     async def _exchange(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
     ) -> tuple[int, bytes]:
-        kept = False
         response = _Response()
-        parser = httptools.HttpResponseParser(response)
         try:
             writer.write(request)
             await writer.drain()
@@ -152,22 +150,23 @@ class _HttpClient:
                 chunk = await reader.read(65_536)
                 if not chunk:
                     raise ConnectionResetError
-                parser.feed_data(chunk)
-            kept = parser.should_keep_alive()
+                response.parser.feed_data(chunk)
         finally:
-            if kept:
+            if response.keeps_connection:
                 self._idle.append((reader, writer))
             else:
                 writer.close()
-        return parser.get_status_code(), bytes(response.body)
+        return response.parser.get_status_code(), bytes(response.body)
 
 
 class _Response:
-    """What the parser reports of one response."""
+    """One response as its parser reports it."""
 
     def __init__(self) -> None:
+        self.parser = httptools.HttpResponseParser(self)
         self.body = bytearray()
         self.complete = False
+        self.keeps_connection = False
 
     def on_body(self, part: bytes) -> None:
         self.body += part
@@ -176,3 +175,4 @@ class _Response:
 
     def on_message_complete(self) -> None:
         self.complete = True
+        self.keeps_connection = self.parser.should_keep_alive()  # the parser has forgotten it once this returns

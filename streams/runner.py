@@ -8,7 +8,7 @@ stage raises is a bug: it ends the process with every delivery unacknowledged.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, assert_never
 
@@ -22,6 +22,8 @@ from streams.inbox import Inbox
 from streams.jetstream import JetStream
 
 log = logging.getLogger("streams")
+
+Settled = Callable[[Iterable[Delivery]], None]
 
 PAUSE_MS_BASE = 250
 PAUSE_MS_MAX = 2_000
@@ -52,17 +54,31 @@ class Batching:
     linger_ms: int
 
 
+def keep_settled(deliveries: Iterable[Delivery]) -> None:
+    """For stages that read a history: what they settled stays in it."""
+    del deliveries
+
+
 class Runner:
     """Drives one stage over some partitions, in order within each partition."""
 
     def __init__(
-        self, stage: Stage, jetstream: JetStream, graveyard: Graveyard, batching: Batching, meter: Meter
+        self,
+        *,
+        stage: Stage,
+        jetstream: JetStream,
+        graveyard: Graveyard,
+        batching: Batching,
+        meter: Meter,
+        settled: Settled,
     ) -> None:
+        """`settled` is told the deliveries that were acknowledged, so that a queue can be swept behind them."""
         self._stage = stage
         self._jetstream = jetstream
         self._graveyard = graveyard
         self._batching = batching
         self._meter = meter
+        self._settled = settled
         self._inboxes: list[Inbox] = []
         self.arrived = asyncio.Event()
         self.paused = False
@@ -138,6 +154,7 @@ class Runner:
         if dead:
             await self._graveyard.bury(self._stage.name, dead)
         await self._jetstream.settle([(d.reply, _verb(fate)) for d, fate in zip(batch, fates, strict=True)])
+        self._settled(d for d, fate in zip(batch, fates, strict=True) if not isinstance(fate, Later))
         for fate in fates:
             self._meter.add(STAGE_EVENTS, 1, self._stage.name, type(fate).__name__.lower())
 

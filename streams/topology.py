@@ -41,12 +41,12 @@ class ConsumerSpec(NamedTuple):
 
 def streams(settings: StreamSettings) -> list[dict[str, Any]]:
     """Every stream's declared configuration, in the words of the JetStream API."""
+    # Swept behind the consumers instead of a work queue, whose every deletion is an fsync: streams/sweeper.py.
     queue = {
-        "retention": "workqueue",
+        "retention": "limits",
         "discard": "new",
         "discard_new_per_subject": True,
         "max_msgs_per_subject": settings.tenant_messages_max,
-        "deny_purge": True,
         "allow_atomic": True,
     }
     history = {"retention": "limits", "discard": "new", "deny_purge": True, "deny_delete": True}

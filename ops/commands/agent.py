@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import signal
 import socket
 from pathlib import Path
 
@@ -13,10 +12,12 @@ from ops.commands.follower import Follower, GaveUpError
 from ops.commands.log_events import Origin
 from ops.commands.position import PositionError, locked
 from ops.commands.publish_client import EdgeClient, EdgeRefusedError, Patience, Publisher, tenant_of
+from ops.commands.stopping import Stopping
 from ops.commands.tally import Tally, finish
 from ops.commands.target import data_dir_option, edge_target, json_option, settings_of
 
 _GIVE_UP_SECONDS_ONCE = 300.0
+_POLL_SECONDS = 0.25
 
 
 @click.group()
@@ -81,21 +82,24 @@ def tail(  # noqa: PLR0913  (one parameter an option is how click hands them ove
         raise click.UsageError(f"there is no file {file}")
     if once and give_up_seconds is None:
         give_up_seconds = _GIVE_UP_SECONDS_ONCE
-    positions = (
-        position_file or settings.data_dir / "positions" / f"{hashlib.sha256(bytes(path)).hexdigest()[:32]}.json"
-    )
+    positions = position_file or settings.data_dir / "positions" / _position_name(path)
     client = EdgeClient(target.url, target.api_key)
     tally = Tally()
     problem = ""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stopping = Stopping()
+    stopping.install()
+
+    def turn(nothing_to_do: bool) -> None:
+        if nothing_to_do:
+            stopping.sleep(_POLL_SECONDS)
+        stopping.check()
+
     try:
         with locked(positions) as held:
-            patience = Patience(give_up_seconds)
-            tenant_id = tenant or target.tenant_id or tenant_of(client, patience)
-            if tenant_id is None:
-                raise GaveUpError
+            patience = Patience(give_up_seconds, sleep=stopping.sleep)
+            tenant_id = tenant or target.tenant_id or _tenant_of_key(client, patience)
             origin = Origin(tenant_id, agent_id or _host_name(), source or path.name[:128], path)
-            Follower(origin, held, Publisher(client, patience), tally, SystemClock()).run(once=once)
+            Follower(origin, held, Publisher(client, patience), tally, SystemClock()).run(once=once, turn=turn)
     except KeyboardInterrupt:
         problem = "interrupted; the next run goes on from here" if once else ""
     except GaveUpError:
@@ -107,6 +111,13 @@ def tail(  # noqa: PLR0913  (one parameter an option is how click hands them ove
     finally:
         client.close()
     finish(tally, {"path": str(path), "position_file": str(positions)}, problem=problem, as_json=as_json)
+
+
+def _tenant_of_key(client: EdgeClient, patience: Patience) -> str:
+    tenant_id = tenant_of(client, patience)
+    if tenant_id is None:
+        raise EdgeRefusedError(f"{client.url} does not tell whose key this is: pass --tenant, or check FG_URL")
+    return tenant_id
 
 
 def _position_name(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 import io
 import os
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,8 +19,6 @@ from ops.commands.publish_client import LINES_MAX, REQUEST_BYTES_MAX, Outcome, P
 from ops.commands.tally import Tally
 from schemas.units import Clock
 
-POLL_SECONDS = 0.25
-
 
 class _Identified(msgspec.Struct):
     event_id: str
@@ -29,11 +26,6 @@ class _Identified(msgspec.Struct):
 
 class GaveUpError(Exception):
     """No progress for too long. The unsettled lines are in the position file, and the next run sends them first."""
-
-
-def doze() -> None:
-    """Wait for the writer."""
-    time.sleep(POLL_SECONDS)
 
 
 def _warn(text: str) -> None:
@@ -54,24 +46,24 @@ class Follower:
         self._file: BinaryIO = io.BytesIO()
         self._pending_on_disk = False
 
-    def run(self, *, once: bool, idle: Callable[[], None] = doze) -> None:
-        """Ship what is there and, unless `once`, what comes, calling `idle` whenever there is nothing to do.
+    def run(self, *, once: bool, turn: Callable[[bool], None]) -> None:
+        """Ship what is there and, unless `once`, what comes.
 
-        With `once` the end of the last file counts as the end of its last line. Raises GaveUpError,
-        PositionError, FileNotFoundError (only with `once`), and whatever the publisher raises; a later
-        run goes on where this one ended.
+        `turn` is called after every request, with False, and whenever there is nothing to do, with
+        True: it waits, or raises to end the run. With `once` the end of the last file counts as the
+        end of its last line. Raises GaveUpError, PositionError, FileNotFoundError (only with `once`),
+        and whatever the publisher raises; a later run goes on where this one ended.
         """
         saved = self._positions.read()
         try:
             while not once and not self._origin.path.exists():
-                idle()
+                turn(True)
             if saved is None:
                 self._start(self._origin.path.open("rb"))
             else:
                 self._resume(saved)
             while self._step(once=once):
-                if self._at_end:
-                    idle()
+                turn(self._at_end)
         finally:
             self._file.close()
 

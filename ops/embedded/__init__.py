@@ -32,9 +32,6 @@ class Server(Protocol):
     async def probe(self, port: int) -> None:
         """Return when it serves us on that port. Raises NotAnsweringError."""
 
-    async def complete(self, port: int) -> None:
-        """What has to be done once it answers."""
-
 
 class EmbeddedServers:
     """The three servers over one data directory.
@@ -127,7 +124,6 @@ class EmbeddedServers:
         child = await spawn(server.command(port), self._directory.logs, (self._directory.lock,))
         try:
             await until_ready(child, lambda: server.probe(port), START_TIMEOUT_S)
-            await server.complete(port)
         except TimeoutError as cause:
             await child.kill()
             raise StartError(

@@ -61,9 +61,6 @@ class NatsServer:
         if answer != b"PONG\r\n":
             raise NotAnsweringError
 
-    async def complete(self, port: int) -> None:
-        """Nothing is left to do: the streams are made by their own owner."""
-
     def url(self, role: str, port: int) -> str:
         return f"nats://{role}:{self._directory.password(f'nats_{role}')}@127.0.0.1:{port}"
 

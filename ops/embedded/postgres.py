@@ -65,19 +65,13 @@ class PostgresServer:
         )
 
     async def probe(self, port: int) -> None:
-        """Return when the administrator can connect. Raises NotAnsweringError."""
-        connection = await self._connect(port)
-        await connection.close()
-
-    async def complete(self, port: int) -> None:
-        """Create the project's database where it is missing."""
-        connection = await self._connect(port)
+        """Return when the administrator has been in the project's database, made where missing. Raises NotAnsweringError."""
         try:
-            if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", DATABASE):
-                await connection.execute(f"CREATE DATABASE {DATABASE}")
-                await connection.execute("REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC")
-        finally:
-            await connection.close()
+            connection = await self._connect(port, DATABASE)
+        except asyncpg.InvalidCatalogNameError:
+            connection = await self._connect(port, "postgres")
+            await connection.execute(f"CREATE DATABASE {DATABASE}")
+        await connection.close()
 
     def dsn(self, role: str, port: int) -> str:
         login = LOGINS[role]
@@ -94,14 +88,14 @@ class PostgresServer:
     def _password(self, login: str) -> str:
         return self._directory.password("postgres_superuser" if login == SUPERUSER else login)
 
-    async def _connect(self, port: int) -> "asyncpg.Connection":
+    async def _connect(self, port: int, database: str) -> "asyncpg.Connection":
         try:
             return await asyncpg.connect(
                 host="127.0.0.1",
                 port=port,
                 user=SUPERUSER,
                 password=self._password(SUPERUSER),
-                database="postgres",
+                database=database,
                 ssl=False,
                 timeout=5,
             )

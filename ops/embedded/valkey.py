@@ -61,8 +61,5 @@ class ValkeyServer:
         if answers != [b"+OK\r\n", b"+PONG\r\n"]:
             raise NotAnsweringError
 
-    async def complete(self, port: int) -> None:
-        """Nothing is left to do."""
-
     def url(self, port: int) -> str:
         return f"redis://frostgate:{self._directory.password('valkey')}@127.0.0.1:{port}/0"

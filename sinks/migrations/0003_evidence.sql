@@ -38,11 +38,15 @@ GRANT SELECT, INSERT ON chain_entries TO fg_worker;
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON chain_entries
     FOR EACH STATEMENT EXECUTE FUNCTION app.refuse_change();
 
--- The records of entries not yet published to the events stream; the entry itself stands in the chain under the same
--- key. The relay deletes what it has sent, so the table is vacuumed early.
+-- Entries and records not yet published to the events stream. The relay deletes what it has sent, so the table is
+-- vacuumed early.
 CREATE TABLE evidence_outbox (
     tenant_id text NOT NULL,
     seq bigint NOT NULL,
+    kind text NOT NULL,
+    event_id text NOT NULL,
+    chain_hash char(64) NOT NULL,
+    entry text NOT NULL,
     record text NOT NULL,
     PRIMARY KEY (tenant_id, seq)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);

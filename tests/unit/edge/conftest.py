@@ -144,9 +144,11 @@ class KeyRing:
         self.principals: dict[str, Principal] = {}
         self.answers = True
         self.asked = 0
+        self.began: asyncio.Queue[None] = asyncio.Queue()
 
     async def authenticate(self, api_key: str) -> Principal | None:
         self.asked += 1
+        self.began.put_nowait(None)
         await asyncio.sleep(0)  # like any look-up, it lets others go on
         if not self.answers:
             raise NoAnswer(Code.STORE_UNAVAILABLE)

@@ -66,9 +66,10 @@ async def test_one_who_gives_up_does_not_take_the_answer_from_the_others(
     world: World, authenticator: Authenticator
 ) -> None:
     waiting = [asyncio.create_task(authenticator.principal(BEARER)) for _ in range(2)]
-    await asyncio.sleep(0)
+    await world.ring.began.get()
     waiting[0].cancel()
     assert await waiting[1] == world.ring.principals["key"]
+    assert waiting[0].cancelled()
 
 
 async def test_with_the_database_away_a_key_stays_valid_for_its_time_and_no_longer(

@@ -15,12 +15,14 @@ class Oracle:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, tuple[int, ...]]] = []
+        self.began: asyncio.Queue[str] = asyncio.Queue()
         self.let = asyncio.Event()
         self.let.set()
         self.fault: Exception | None = None
 
     async def fetch(self, lane: str, numbers: Sequence[int]) -> Sequence[int]:
         self.calls.append((lane, tuple(numbers)))
+        self.began.put_nowait(lane)
         await self.let.wait()
         if self.fault is not None:
             raise self.fault
@@ -30,11 +32,6 @@ class Oracle:
 @pytest.fixture
 async def oracle() -> Oracle:
     return Oracle()
-
-
-async def called(oracle: Oracle, times: int) -> None:
-    while len(oracle.calls) < times:
-        await asyncio.sleep(0)
 
 
 async def test_those_who_ask_together_share_a_call(oracle: Oracle) -> None:
@@ -47,7 +44,7 @@ async def test_those_who_ask_during_a_call_share_the_next(oracle: Oracle) -> Non
     questions = Coalescer(oracle.fetch, 0, 10)
     oracle.let.clear()
     first = questions.ask("a", 1)
-    await called(oracle, 1)
+    await oracle.began.get()
     later = [questions.ask("a", number) for number in (2, 3)]
     oracle.let.set()
     assert await asyncio.gather(first, *later) == [2, 4, 6]
@@ -58,7 +55,7 @@ async def test_lanes_do_not_wait_for_each_other(oracle: Oracle) -> None:
     questions = Coalescer(oracle.fetch, 0, 10)
     oracle.let.clear()
     answers = [questions.ask("a", 1), questions.ask("b", 2)]
-    await called(oracle, 2)
+    assert {await oracle.began.get(), await oracle.began.get()} == {"a", "b"}
     oracle.let.set()
     assert await asyncio.gather(*answers) == [2, 4]
 
@@ -92,7 +89,7 @@ async def test_a_fault_of_ours_leaves_nobody_waiting(oracle: Oracle) -> None:
     oracle.let.clear()
     oracle.fault = ZeroDivisionError()
     asked = [questions.ask("a", 1)]
-    await called(oracle, 1)
+    await oracle.began.get()
     asked.append(questions.ask("a", 2))
     call = next(iter(vars(questions)["_calls"]))
     oracle.let.set()

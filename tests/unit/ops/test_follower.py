@@ -49,7 +49,9 @@ class Log:
             with locked(self.positions) as positions:
                 publisher = Publisher(client, Patience(0.0))
                 origin = Origin(self.tenant_id, "agent", "app.log", self.path)
-                Follower(origin, positions, publisher, tally, SystemClock()).run(once=once, idle=idle)
+                Follower(origin, positions, publisher, tally, SystemClock()).run(
+                    once=once, turn=lambda nothing_to_do: idle() if nothing_to_do else None
+                )
         finally:
             client.close()
         return tally

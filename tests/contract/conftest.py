@@ -1,0 +1,299 @@
+"""The real edge over HTTP, on the real servers."""
+
+import asyncio
+import dataclasses
+import itertools
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import pytest
+import uvicorn
+
+from edge.app import EdgeApp
+from edge.hints import RedisHints, redis_client
+from edge.ports import EdgePorts, Publisher
+from edge.settings import EdgeSettings
+from ops.clock import SystemClock, new_span_id, new_uuid7
+from ops.embedded import EmbeddedServers
+from ops.settings import load
+from ops.telemetry import PrometheusMeter
+from schemas.principal import Scope
+from schemas.readiness import Readiness
+from schemas.units import Clock, UnixMs, format_rfc3339
+from sinks.api_keys import ApiKeys
+from sinks.event_keys import EventKeys
+from sinks.life import Lives
+from sinks.pg import Pool
+from sinks.settings import PostgresSettings
+from sinks.tenants import Tenants
+from streams.durability import DurabilityWatch
+from streams.jetstream import JetStream
+from streams.publisher import IngestPublisher
+from streams.settings import StreamSettings
+from tests.contract.proxy import Proxy
+from tests.contract.wire import Client
+
+_numbers = itertools.count(1)
+DAY_MS = 86_400_000
+SETTINGS = EdgeSettings(integrity_required=False, event_age_ms_max=7 * DAY_MS)
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A running edge and its parts."""
+
+    port: int
+    settings: EdgeSettings
+    watch: DurabilityWatch
+    pool: Pool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wiring:
+    """How one edge reaches its servers, and what of it a test replaces."""
+
+    nats_url: str
+    postgres_dsn: str
+    redis_url: str
+    settings: EdgeSettings = SETTINGS
+    clock: Clock = dataclasses.field(default_factory=SystemClock)
+    proves_durability: bool = True
+    publisher: Publisher | None = None
+
+
+@dataclass(frozen=True)
+class Sender:
+    """A tenant of its own with a key of all scopes."""
+
+    tenant_id: str
+    api_key: str
+    client: Client
+
+    def envelope(self, **changes: Any) -> dict[str, Any]:
+        """A sound envelope; a change to `...` takes the field away."""
+        fields = {
+            "tenant_id": self.tenant_id,
+            "event_id": "evt-1",
+            "trace_id": "018f7e20-6d6f-7e20-a3f1-9eb6b7a1f112",
+            "agent_id": "agent-7",
+            "schema_version": "1.0",
+            "created_at": format_rfc3339(SystemClock().now_ms()),
+            "source": "sensor/edge",
+            "payload": {"action": "login", "attempts": 3},
+        } | changes
+        return {name: value for name, value in fields.items() if value is not ...}
+
+    def body(self, **changes: Any) -> bytes:
+        return msgspec.json.encode(self.envelope(**changes))
+
+    def at(self, edge: Edge) -> "Sender":
+        """The same sender at another edge."""
+        return dataclasses.replace(self, client=Client(edge.port, self.api_key))
+
+
+@pytest.fixture(scope="session")
+def stream_settings(servers: EmbeddedServers) -> StreamSettings:
+    return dataclasses.replace(
+        load({}).streams,
+        url=servers.nats_url("edge"),
+        system_url=servers.nats_url("system"),
+        replicas=1,
+        shards=1,
+    )
+
+
+@pytest.fixture(scope="session")
+def wiring(servers: EmbeddedServers) -> Wiring:
+    return Wiring(
+        nats_url=servers.nats_url("edge"), postgres_dsn=servers.postgres_dsn("edge"), redis_url=servers.redis_url
+    )
+
+
+RunEdge = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def run_edge(wiring: Wiring, stream_settings: StreamSettings) -> RunEdge:
+    """`async with run_edge(redis_url=..)` serves an edge that differs from the usual one in what is named."""
+
+    def run(**changes: Any) -> Any:
+        return _running(dataclasses.replace(wiring, **changes), stream_settings)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+async def edge(run_edge: RunEdge) -> AsyncIterator[Edge]:
+    async with run_edge() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+async def operator_pool(servers: EmbeddedServers) -> AsyncIterator[Pool]:
+    async with _opened(servers.postgres_dsn("operator")) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="session")
+def keys(operator_pool: Pool) -> ApiKeys:
+    """For issuing and revoking."""
+    return ApiKeys(operator_pool)
+
+
+@pytest.fixture(scope="session")
+async def worker_pool(servers: EmbeddedServers) -> AsyncIterator[Pool]:
+    async with _opened(servers.postgres_dsn("worker")) as pool:
+        yield pool
+
+
+@pytest.fixture
+async def sender(operator_pool: Pool, edge: Edge) -> Sender:
+    return await _new_sender(operator_pool, edge)
+
+
+@pytest.fixture
+async def other_sender(operator_pool: Pool, edge: Edge) -> Sender:
+    return await _new_sender(operator_pool, edge)
+
+
+async def _new_sender(pool: Pool, edge: Edge) -> Sender:
+    tenant_id = f"contract-{next(_numbers)}"
+    await Tenants(pool).add(tenant_id, "pro")
+    issued = await ApiKeys(pool).issue(tenant_id, None, list(Scope))
+    return Sender(tenant_id, issued.secret, Client(edge.port, issued.secret))
+
+
+@pytest.fixture
+def redis(servers: EmbeddedServers) -> str:
+    return servers.redis_url
+
+
+async def forget_hints(url: str, sender: Sender, count: int = 1) -> None:
+    """On return so many hints of this tenant, which may have been on their way still, were written and are gone."""
+    client = redis_client(url)
+    gone = 0
+    async with asyncio.timeout(20):
+        while gone < count:
+            names = [name async for name in client.scan_iter(f"fg:{{{sender.tenant_id}}}:h:*")]
+            gone += await client.delete(*names) if names else 0
+    await client.aclose()
+
+
+@pytest.fixture
+async def redis_proxy(servers: EmbeddedServers) -> AsyncIterator[tuple[Proxy, str]]:
+    async with _proxied(servers.redis_url) as both:
+        yield both
+
+
+@pytest.fixture
+async def postgres_proxy(servers: EmbeddedServers) -> AsyncIterator[tuple[Proxy, str]]:
+    async with _proxied(servers.postgres_dsn("edge")) as both:
+        yield both
+
+
+@pytest.fixture
+async def nats_proxy(servers: EmbeddedServers) -> AsyncIterator[tuple[Proxy, str]]:
+    async with _proxied(servers.nats_url("edge")) as both:
+        yield both
+
+
+@asynccontextmanager
+async def _proxied(url: str) -> AsyncIterator[tuple[Proxy, str]]:
+    """A proxy before the server of this URL, and the URL that goes through it."""
+    port = urlsplit(url).port
+    assert port is not None
+    proxy = await Proxy.open(port)
+    try:
+        yield proxy, url.replace(f":{port}", f":{proxy.port}")
+    finally:
+        await proxy.close()
+
+
+@asynccontextmanager
+async def _opened(dsn: str) -> AsyncIterator[Pool]:
+    pool = await Pool.open(PostgresSettings(dsn=dsn, pool_size=4, statement_cache_size=100))
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+@asynccontextmanager
+async def _running(wiring: Wiring, streams: StreamSettings) -> AsyncIterator[Edge]:
+    meter = PrometheusMeter("edge")
+    async with AsyncExitStack() as stack:
+        jetstream = await JetStream.connect(wiring.nats_url, "edge")
+        stack.push_async_callback(jetstream.close)
+        system = await JetStream.connect(streams.system_url, "system")
+        stack.push_async_callback(system.close)
+        pool = await stack.enter_async_context(_opened(wiring.postgres_dsn))
+        hints = RedisHints(redis_client(wiring.redis_url), wiring.settings)
+        stack.push_async_callback(hints.close)
+        watch = DurabilityWatch(jetstream, system, streams, wiring.clock)
+        if wiring.proves_durability:
+            assert await watch.check() == []
+        publisher = IngestPublisher(jetstream, watch, streams, meter)
+        stack.push_async_callback(publisher.close)
+        app = EdgeApp(
+            wiring.settings,
+            EdgePorts(
+                publisher=wiring.publisher or publisher,
+                stored_keys=EventKeys(pool),
+                hints=hints,
+                credentials=ApiKeys(pool),
+                lives=Lives(pool),
+                readiness=lambda: Readiness(()),
+                queue_depth_hardstop=streams.tenant_messages_max,
+                meter=meter,
+                clock=wiring.clock,
+                new_request_id=new_uuid7,
+                new_span_id=new_span_id,
+            ),
+        )
+        port = await stack.enter_async_context(_served(app))
+        yield Edge(port, wiring.settings, watch, pool)
+
+
+@asynccontextmanager
+async def _served(app: EdgeApp) -> AsyncIterator[int]:
+    """Serve on a free port as the edge process does."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)
+    server.config.load()
+    started = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        while not server.started:
+            await asyncio.wait({started}, timeout=0.01)
+            assert not started.done()
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await started
+        listener.close()
+
+
+class ShiftedClock:
+    """The system's time, some way ahead."""
+
+    def __init__(self, ahead_ms: int) -> None:
+        self._ahead_ms = ahead_ms
+        self._clock = SystemClock()
+
+    def now_ms(self) -> UnixMs:
+        return UnixMs(self._clock.now_ms() + self._ahead_ms)
