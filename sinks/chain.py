@@ -24,10 +24,14 @@ ON CONFLICT DO NOTHING
 _LOCK_HEADS = """
 SELECT tenant_id, seq, chain_hash FROM chain_heads WHERE tenant_id = ANY ($1::text[]) ORDER BY tenant_id FOR UPDATE
 """
+# LATERAL with LIMIT is a look-up per draft. A plain join is free to read a whole tenant when the statistics are stale.
 _CHAINED = """
-SELECT tenant_id, event_id
+SELECT d.tenant_id, d.event_id
 FROM unnest($2::text[], $3::text[]) AS d (tenant_id, event_id)
-JOIN chain_entries USING (tenant_id, event_id) WHERE kind = $1
+CROSS JOIN LATERAL (
+    SELECT FROM chain_entries AS c
+    WHERE c.tenant_id = d.tenant_id AND c.event_id = d.event_id AND c.kind = $1 LIMIT 1
+) AS found
 """
 _APPEND = """
 WITH link AS (

@@ -20,10 +20,14 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text
 ON CONFLICT DO NOTHING
 RETURNING tenant_id, event_id
 """
+# LATERAL with LIMIT is a look-up per key. A plain join is free to read a whole tenant when the statistics are stale.
 _FIRST = """
-SELECT tenant_id, event_id, stream, seq, body_sha256
-FROM unnest($1::text[], $2::text[]) AS k (tenant_id, event_id)
-JOIN event_keys USING (tenant_id, event_id)
+SELECT a.tenant_id, a.event_id, found.stream, found.seq, found.body_sha256
+FROM unnest($1::text[], $2::text[]) AS a (tenant_id, event_id)
+CROSS JOIN LATERAL (
+    SELECT k.stream, k.seq, k.body_sha256 FROM event_keys AS k
+    WHERE k.tenant_id = a.tenant_id AND k.event_id = a.event_id LIMIT 1
+) AS found
 """
 _KEEP_BODIES = """
 INSERT INTO ingest_events (tenant_id, event_id, ingest_ts, agent_id, source, body, body_bytes)

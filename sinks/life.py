@@ -20,8 +20,9 @@ _ONE = {
 _MANY = {
     "chain_entries": "SELECT * FROM chain_entries WHERE tenant_id = $1 AND event_id = $2 ORDER BY seq",
     "evidence_outbox": """
-        SELECT o.* FROM evidence_outbox AS o JOIN chain_entries AS c USING (tenant_id, seq)
-        WHERE c.tenant_id = $1 AND c.event_id = $2 ORDER BY seq
+        SELECT * FROM evidence_outbox WHERE tenant_id = $1 AND seq = ANY (ARRAY(
+            SELECT seq FROM chain_entries WHERE tenant_id = $1 AND event_id = $2
+        )) ORDER BY seq
     """,
     "decision_evidence_artifacts": """
         SELECT * FROM decision_evidence_artifacts WHERE tenant_id = $1 AND event_id = $2 ORDER BY artifact_class

@@ -13,19 +13,17 @@ _WAITING = """
 SELECT tenant_id, seq FROM outbox_tenants WHERE partition = $1 ORDER BY tenant_id <= $2, tenant_id LIMIT $3
 """
 _LOCK = "SELECT pg_try_advisory_xact_lock($1, $2)"
-# A nested loop by nature (LATERAL with LIMIT): tenants in the order given, each from its oldest row on.
-_ROWS = """
-SELECT o.tenant_id, o.seq, o.kind, o.event_id, o.chain_hash, o.entry, o.record
-FROM unnest($1::text[]) AS w (tenant_id)
-CROSS JOIN LATERAL (
-    SELECT * FROM evidence_outbox AS e WHERE e.tenant_id = w.tenant_id ORDER BY e.seq LIMIT $2
-) AS o
-LIMIT $2
-"""
-# The head lock lets a tenant's entries commit in the order of seq: no row below the last one read can come later.
-_FORGET_ROWS = """
-DELETE FROM evidence_outbox AS o USING unnest($1::text[], $2::bigint[]) AS s (tenant_id, seq)
-WHERE o.tenant_id = s.tenant_id AND o.seq <= s.seq
+# Taken rows are gone with the commit, after they were published; a rollback brings them back. LATERAL with LIMIT goes
+# through the tenants in the order given, and through each from its oldest row on.
+_TAKE = """
+DELETE FROM evidence_outbox WHERE ctid = ANY (ARRAY(
+    SELECT o.ctid FROM unnest($1::text[]) AS w (tenant_id)
+    CROSS JOIN LATERAL (
+        SELECT e.ctid FROM evidence_outbox AS e WHERE e.tenant_id = w.tenant_id ORDER BY e.seq LIMIT $2
+    ) AS o
+    LIMIT $2
+))
+RETURNING tenant_id, seq, kind, event_id, chain_hash, entry, record
 """
 # A tenant row somebody is writing is being announced anew: it is passed over, so the relay waits for nobody.
 _FORGET_TENANTS = """
@@ -56,21 +54,17 @@ class Outbox:
         waiting = {row["tenant_id"]: row["seq"] for row in found}
         if not waiting:
             return 0
+        turn = {tenant_id: place for place, tenant_id in enumerate(waiting)}
         async with self._pool.tenant_transaction(list(waiting)) as connection:
             if not await connection.fetchval(_LOCK, RELAY_LOCK_CLASS, partition):
                 return 0
-            rows = [OutboxRow(*row) for row in await connection.fetch(_ROWS, list(waiting), rows_max)]
+            rows = [OutboxRow(*row) for row in await connection.fetch(_TAKE, list(waiting), rows_max)]
+            rows.sort(key=lambda row: (turn[row.tenant_id], row.seq))
             if rows:
                 await publish(rows)
                 self._served[partition] = rows[-1].tenant_id
-            await _forget(connection, rows, {} if len(rows) == rows_max else waiting)
+            # The head lock lets a tenant's entries commit in the order of seq, so nothing older can still appear.
+            reached = {} if len(rows) == rows_max else waiting
+            reached |= {row.tenant_id: row.seq for row in rows}
+            await connection.execute(_FORGET_TENANTS, list(reached), list(reached.values()))
         return len(rows)
-
-
-async def _forget(connection: Connection, rows: Sequence[OutboxRow], emptied: Mapping[str, int]) -> None:
-    """Forget the rows, and the tenants that have none left: up to their last row here, or as `emptied` says."""
-    last = {row.tenant_id: row.seq for row in rows}
-    reached = {**emptied, **last}
-    if last:
-        await connection.execute(_FORGET_ROWS, list(last), list(last.values()))
-    await connection.execute(_FORGET_TENANTS, list(reached), list(reached.values()))

@@ -26,16 +26,13 @@ GRACE_MS = 1_000
 IDLE_IN_TRANSACTION_MS_MAX = "30000"
 """After this the server ends the transaction of a process that has stopped, and with it the locks it holds."""
 
-# Every statement goes from a few given keys into an index. A plan kept from when a table was small, or a join made for
-# stale statistics, would read a whole tenant instead.
+# Plans are made for each call: one kept from when a table was small would read it whole for ever.
 _ENTER = """
 SELECT app.set_tenants($1::text[]),
     set_config('statement_timeout', $2, true),
     set_config('lock_timeout', $3, true),
     set_config('idle_in_transaction_session_timeout', $4, true),
-    set_config('plan_cache_mode', 'force_custom_plan', true),
-    set_config('enable_hashjoin', 'off', true),
-    set_config('enable_mergejoin', 'off', true)
+    set_config('plan_cache_mode', 'force_custom_plan', true)
 """
 
 
