@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from edge.coalesce import Coalescer
+from edge.deadline import within
 from edge.settings import EdgeSettings
 from schemas.answers import NoAnswer
 from schemas.codes import Code
@@ -25,7 +26,8 @@ from schemas.envelope import EventKey
 log = logging.getLogger("edge")
 
 RECALL_LINGER_MS = 1.0
-REMEMBER_LINGER_MS = 5.0
+REMEMBER_LINGER_MS = 50.0
+"""Every write costs the server an fsync, behind which recalls wait; until a hint is there, the broker knows."""
 KEYS_PER_CALL_MAX = 1_000
 KEYS_QUEUED_MAX = 20_000
 BATCH_RECALLS_MAX = 2
@@ -50,7 +52,7 @@ class RedisHints:
 
     def __init__(self, client: "Redis", settings: EdgeSettings) -> None:
         self._client = client
-        self._timeout_s = settings.redis_timeout_ms / 1000
+        self._timeout_ms = settings.redis_timeout_ms
         self._ttl_ms = settings.hint_ttl_ms
         self._recalls: Coalescer[tuple[str, str], EventKey | None] = Coalescer(
             self._recall_many, RECALL_LINGER_MS, KEYS_PER_CALL_MAX
@@ -90,8 +92,7 @@ class RedisHints:
             positions.setdefault(tenant_id, []).append(position)
         commands = [["MGET", *(_name(*asked[one]) for one in places)] for places in positions.values()]
         try:
-            async with asyncio.timeout(self._timeout_s):
-                replies = await self._call(commands)
+            replies = await within(self._timeout_ms, self._call(commands))
         except (RedisError, OSError) as cause:
             self._revive()
             raise NoAnswer(Code.RATE_LIMIT_BACKEND_UNAVAILABLE) from cause

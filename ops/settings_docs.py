@@ -39,12 +39,13 @@ def _row(variable: Variable) -> str:
     readers = [f"**{service}**" if service in variable.required_by else service for service in variable.services]
     required = " Required by the services in bold." if variable.required_by else ""
     secret = " Secret." if variable.secret else ""
+    idle = "" if variable.acted_on else " *Checked; nothing in this version acts on it.*"
     cells = (
         f"`{variable.name}`",
         _default(variable),
         variable.unit,
         ", ".join(readers),
-        variable.description + required + secret,
+        variable.description + required + secret + idle,
     )
     return f"| {' | '.join(cells)} |"
 

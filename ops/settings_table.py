@@ -1,14 +1,12 @@
 """Every variable of the environment, declared once: the reader, the documentation and `doctor` all use this table."""
 
+from ops.settings_flags import CIRCUIT_BREAKER, INGEST_FAIRNESS, QUEUE_PROTECTION, RETRY_AND_DLQ
 from ops.settings_types import (
     Service,
     Variable,
     choice,
     flag,
-    key_template,
     path,
-    rate,
-    rates_by_tier,
     secret,
     text,
     url,
@@ -220,7 +218,7 @@ _DECIDING = (
         name="FG_OPA_ENFORCE",
         parse=flag,
         default="1",
-        description="1 denies what the policy does not allow; 0 only observes, which `prod` refuses.",
+        description="1 denies what the policy does not allow; 0 asks to observe only, which `prod` refuses.",
         services=(_WORKER,),
     ),
     Variable(
@@ -256,145 +254,14 @@ _DECIDING = (
     ),
 )
 
-_INGEST_FAIRNESS = (
-    Variable(
-        name="FG_DP_INGEST_RPS_BASE",
-        parse=whole(1),
-        default="20",
-        unit="events/second",
-        description="Ingest rate every tenant is sure of.",
-        services=(_EDGE,),
-    ),
-    Variable(
-        name="FG_DP_INGEST_RPS_BURST",
-        parse=whole(1),
-        default="120",
-        unit="events",
-        description="Events a tenant may send at once above its rate.",
-        services=(_EDGE,),
-    ),
-    Variable(
-        name="FG_DP_INGEST_RPS_TIER_OVERRIDE_JSON",
-        parse=rates_by_tier,
-        default='{"free":10,"pro":40,"enterprise":120}',
-        unit="events/second",
-        description="Ingest rate by plan tier, in place of the base.",
-        services=(_EDGE,),
-    ),
-)
-
-_QUEUE_PROTECTION = (
-    Variable(
-        name="FG_DP_REDIS_QUEUE_WARN_DEPTH",
-        parse=whole(1),
-        default="5000",
-        unit="messages",
-        description="Depth of a tenant's queue worth a warning.",
-        services=(_EDGE,),
-    ),
-    Variable(
-        name="FG_DP_REDIS_QUEUE_SHED_DEPTH",
-        parse=whole(1),
-        default="8000",
-        unit="messages",
-        description="Depth from which a tenant is asked to slow down (429).",
-        services=(_EDGE,),
-    ),
-    Variable(
-        name="FG_DP_REDIS_QUEUE_HARDSTOP_DEPTH",
-        parse=whole(1),
-        default="12000",
-        unit="messages",
-        description="Depth at which a tenant's events are refused (503); the broker itself holds this limit.",
-        services=_STREAM_USERS,
-    ),
-    Variable(
-        name="FG_DP_QUEUE_KEY_TEMPLATE",
-        parse=key_template,
-        default="fg:q:{tenant_id}:{lane}",
-        description="Key of a queue's view in the coordination store.",
-        services=(_EDGE,),
-    ),
-)
-
-_CIRCUIT_BREAKER = (
-    Variable(
-        name="FG_DP_CB_ERROR_RATE_THRESHOLD",
-        parse=rate,
-        default="0.08",
-        unit="share",
-        description="Share of failures over the rolling window that opens a circuit.",
-        services=(_EDGE,),
-    ),
-    Variable(
-        name="FG_DP_CB_LATENCY_P95_MS",
-        parse=whole(1),
-        default="350",
-        unit="milliseconds",
-        description="95th percentile of latency that opens a circuit.",
-        services=(_EDGE,),
-    ),
-    Variable(
-        name="FG_DP_CB_OPEN_SECONDS",
-        parse=whole(1),
-        default="30",
-        unit="seconds",
-        description="Time a circuit stays open before it is tried again.",
-        services=(_EDGE,),
-    ),
-    Variable(
-        name="FG_DP_CB_HALF_OPEN_PROBE",
-        parse=whole(1),
-        default="25",
-        unit="requests",
-        description="Requests let through while a circuit is half open.",
-        services=(_EDGE,),
-    ),
-)
-
-_RETRY_AND_DLQ = (
-    Variable(
-        name="FG_DP_RETRY_BUDGET_PER_EVENT",
-        parse=whole(1),
-        default="5",
-        unit="attempts",
-        description="Attempts an event may fail by its own fault before it is dead.",
-        services=(_WORKER,),
-    ),
-    Variable(
-        name="FG_DP_RETRY_BUDGET_WINDOW_SEC",
-        parse=whole(1),
-        default="900",
-        unit="seconds",
-        description="Time within which those attempts count.",
-        services=(_WORKER,),
-    ),
-    Variable(
-        name="FG_DP_DLQ_MAX_AGE_SEC",
-        parse=whole(1),
-        default="86400",
-        unit="seconds",
-        description="Time a dead letter may wait in its stream.",
-        services=(_WORKER, _MIGRATE),
-    ),
-    Variable(
-        name="FG_DP_DLQ_ALERT_DEPTH",
-        parse=whole(1),
-        default="200",
-        unit="messages",
-        description="Dead letters that are worth an alert.",
-        services=(_WORKER,),
-    ),
-)
-
 GROUPS: tuple[tuple[str, tuple[Variable, ...]], ...] = (
     ("Profile and process", _PROFILE),
     ("Dependencies", _DEPENDENCIES),
     ("Addresses and clients", _ADDRESSES),
     ("Acceptance, policy and evidence", _DECIDING),
-    ("Ingest fairness", _INGEST_FAIRNESS),
-    ("Queue protection", _QUEUE_PROTECTION),
-    ("Circuit breaker", _CIRCUIT_BREAKER),
-    ("Retry and dead letters", _RETRY_AND_DLQ),
+    ("Ingest fairness", INGEST_FAIRNESS),
+    ("Queue protection", QUEUE_PROTECTION),
+    ("Circuit breaker", CIRCUIT_BREAKER),
+    ("Retry and dead letters", RETRY_AND_DLQ),
 )
 TABLE: dict[str, Variable] = {variable.name: variable for _title, group in GROUPS for variable in group}

@@ -47,6 +47,8 @@ class Variable:
     required_by: tuple[Service, ...] = ()
     secret: bool = False
     default_note: str = ""
+    acted_on: bool = True
+    """False: read and checked, and nothing in this version follows it; the documentation says so."""
 
 
 def text(raw: str) -> str:

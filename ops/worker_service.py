@@ -117,6 +117,7 @@ class Worker:
                     store=self._pool,
                     clock=self._clock,
                     config_hash=settings_hash(self._settings),
+                    enforce=self._settings.opa_enforce,
                     meter=self._meter,
                     committed=relay.committed,
                 )

@@ -1,9 +1,9 @@
 """The outbox: committed chain entries leave for the events stream, each tenant's in the order of its chain."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from schemas.rows import OutboxRow
-from sinks.pg import Connection, Pool
+from sinks.pg import Pool
 
 RELAY_LOCK_CLASS = 0x4647
 """First half of the advisory lock's key; the partition is the other."""
@@ -64,7 +64,7 @@ class Outbox:
                 await publish(rows)
                 self._served[partition] = rows[-1].tenant_id
             # The head lock lets a tenant's entries commit in the order of seq, so nothing older can still appear.
-            reached = {} if len(rows) == rows_max else waiting
-            reached |= {row.tenant_id: row.seq for row in rows}
+            emptied = {} if len(rows) == rows_max else waiting
+            reached = emptied | {row.tenant_id: row.seq for row in rows}
             await connection.execute(_FORGET_TENANTS, list(reached), list(reached.values()))
         return len(rows)

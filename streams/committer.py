@@ -15,8 +15,9 @@ from schemas.answers import Duplicate, NoAnswer, PublishOutcome, Refused, Stored
 from schemas.codes import Code
 from schemas.meter import Meter
 from schemas.metrics import PUBLISH_BATCH_EVENTS
-from streams.jetstream import JetStream, PubAck, decode_ack, frame
+from streams.jetstream import JetStream
 from streams.settings import StreamSettings
+from streams.wire import PubAck, decode_ack, frame
 
 log = logging.getLogger("streams")
 

@@ -7,7 +7,6 @@ a lie (measured, docs/adr/0003).
 """
 
 import asyncio
-import base64
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -21,6 +20,7 @@ from nats.aio.subscription import Subscription
 
 from schemas.answers import NoAnswer
 from schemas.codes import Code
+from streams.wire import ErrorBody, MaybeError, MessageAnswer, StoredMessage
 
 log = logging.getLogger("streams")
 
@@ -33,52 +33,6 @@ RECONNECT_WAIT_S = 1
 PING_INTERVAL_S = 2
 PINGS_OUTSTANDING_MAX = 2
 SUBSCRIPTION_BYTES_MAX = 64 * 1024 * 1024
-
-
-class ErrorBody(msgspec.Struct, frozen=True):
-    """JetStream's own error: `err_code` is stable, the description is for people."""
-
-    code: int = 0
-    err_code: int = 0
-    description: str = ""
-
-
-class PubAck(msgspec.Struct, frozen=True):
-    """The stream's answer to a publish. With `error` nothing was stored."""
-
-    stream: str = ""
-    seq: int = 0
-    duplicate: bool = False
-    batch: str = ""
-    count: int = 0
-    error: ErrorBody | None = None
-
-
-_decode_ack = msgspec.json.Decoder(PubAck).decode
-
-
-def decode_ack(reply: Msg) -> PubAck:
-    """The stream's answer in a reply. Raises NoAnswer(OUTCOME_UNKNOWN) for anything that is not one."""
-    try:
-        return _decode_ack(reply.data)
-    except msgspec.MsgspecError:
-        raise NoAnswer(Code.OUTCOME_UNKNOWN) from None
-
-
-def frame(subject: str, reply: str, headers: str, data: bytes) -> bytes:
-    """One HPUB frame of the NATS client protocol; `headers` are `Name: value` lines, each ended by CRLF.
-
-    The caller answers for what goes in: no value may hold a CR or LF.
-    """
-    head = f"NATS/1.0\r\n{headers}\r\n".encode()
-    return b"HPUB %b %b %d %d\r\n%b%b\r\n" % (
-        subject.encode(),
-        reply.encode(),
-        len(head),
-        len(head) + len(data),
-        head,
-        data,
-    )
 
 
 class ApiError(Exception):
@@ -196,15 +150,15 @@ class JetStream:
         """Call the JetStream API. Raises ApiError with the server's error, NoAnswer when none came."""
         body = b"" if request is None else msgspec.json.encode(request)
         reply = await self.ask(f"$JS.API.{subject}", body, None, timeout_ms)
-        failure = msgspec.json.decode(reply.data, type=_MaybeError)
+        failure = msgspec.json.decode(reply.data, type=MaybeError)
         if failure.error is not None:
             raise ApiError(subject, failure.error)
         return msgspec.json.decode(reply.data, type=answer)
 
-    async def stored(self, stream: str, seq: int) -> "StoredMessage | None":
+    async def stored(self, stream: str, seq: int) -> StoredMessage | None:
         """A stored message, None when it is gone. Raises NoAnswer(STREAM_UNAVAILABLE)."""
         try:
-            return (await self.api(f"STREAM.MSG.GET.{stream}", {"seq": seq}, _MessageAnswer)).message
+            return (await self.api(f"STREAM.MSG.GET.{stream}", {"seq": seq}, MessageAnswer)).message
         except ApiError as failure:
             if failure.error.err_code == NO_MESSAGE:
                 return None
@@ -304,23 +258,3 @@ class JetStream:
         for future in self._waiting.values():
             if not future.done():
                 future.set_result(None)
-
-
-class _MaybeError(msgspec.Struct):
-    error: ErrorBody | None = None
-
-
-class StoredMessage(msgspec.Struct, frozen=True):
-    """A message as the stream keeps it."""
-
-    subject: str
-    seq: int
-    data_base64: str = msgspec.field(name="data", default="")
-
-    @property
-    def data(self) -> bytes:
-        return base64.b64decode(self.data_base64)
-
-
-class _MessageAnswer(msgspec.Struct):
-    message: StoredMessage

@@ -8,7 +8,7 @@ Rego forbids and the compiled form would follow until the process dies.
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-Path = tuple[str, ...]
+Dotted = tuple[str, ...]
 
 IMPURE = frozenset({"http.send", "net.lookup_ip_addr", "opa.runtime", "rand.intn", "time.now_ns", "uuid.rfc4122"})
 _REFERENCES = ("Var", "RefDot", "RefBrack")
@@ -17,13 +17,13 @@ _REFERENCES = ("Var", "RefDot", "RefBrack")
 class _Reference(NamedTuple):
     """The names a reference spells out from its root to its first computed part, and the parts that are computed."""
 
-    path: Path
+    path: Dotted
     computed: list[Any]
 
 
 def faults_of(modules: list[dict[str, Any]]) -> list[str]:
     """Each fault of the parsed modules as a sentence; empty means none was found."""
-    rules: dict[Path, set[Path]] = {}
+    rules: dict[Dotted, set[Dotted]] = {}
     called: set[str] = set()
     for module in modules:
         tree = module["ast"]
@@ -49,7 +49,7 @@ def _head(rule: dict[str, Any]) -> dict[str, Any]:
     return head
 
 
-def _import(node: dict[str, Any], source: bytes) -> tuple[str, Path]:
+def _import(node: dict[str, Any], source: bytes) -> tuple[str, Dotted]:
     """The name an import gives, and what it stands for below `data`."""
     path = _reference(node["refr"]).path
     name = _spelled(node["as"], source) if node.get("as") else path[-1]
@@ -75,7 +75,7 @@ def _reference(node: dict[str, Any]) -> _Reference:
     return _Reference(path if computed else (*path, literal["value"]), computed)
 
 
-def _mentions(node: Any) -> Iterator[Path]:
+def _mentions(node: Any) -> Iterator[Dotted]:
     """The path of every reference below a node, local names and calls included."""
     if isinstance(node, list):
         for item in node:
@@ -107,7 +107,7 @@ def _declared(node: Any, source: bytes) -> Iterator[str]:
             yield from _declared(value, source)
 
 
-def _cyclic(rules: dict[Path, set[Path]]) -> list[Path]:
+def _cyclic(rules: dict[Dotted, set[Dotted]]) -> list[Dotted]:
     """The rules that reach themselves. A path that ends early reaches every rule below it."""
     edges = {
         name: {other for other in rules for path in mentioned if other[: len(path)] == path[: len(other)]}
@@ -116,8 +116,8 @@ def _cyclic(rules: dict[Path, set[Path]]) -> list[Path]:
     return [name for name in rules if name in _reached_from(name, edges)]
 
 
-def _reached_from(start: Path, edges: dict[Path, set[Path]]) -> set[Path]:
-    reached: set[Path] = set()
+def _reached_from(start: Dotted, edges: dict[Dotted, set[Dotted]]) -> set[Dotted]:
+    reached: set[Dotted] = set()
     todo = [start]
     while todo:
         fresh = edges[todo.pop()] - reached

@@ -34,6 +34,6 @@ class Stopping:
             self._sleeping = False
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        if self._told:
+        if self._told or self._sleeping:
             raise KeyboardInterrupt
         self._told = True

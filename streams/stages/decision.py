@@ -39,15 +39,21 @@ class DecisionStage:
         store: Store,
         clock: Clock,
         config_hash: str,
+        enforce: bool,
         meter: Meter,
         committed: Callable[[set[int]], None],
     ) -> None:
-        """`committed` is told the partitions that got outbox rows, after their commit."""
+        """`committed` is told the partitions that got outbox rows, after their commit.
+
+        Without `enforce` (observe mode, never in production) the verdict is always allow, and the
+        policy's code and reasons say what it would have been.
+        """
         self._policy = policy
         self._ledger = ledger
         self._store = store
         self._clock = clock
         self._config_hash = config_hash
+        self._enforce = enforce
         self._meter = meter
         self._committed = committed
 
@@ -97,7 +103,7 @@ class DecisionStage:
             seq=task.seq,
             body_sha256=accepted.body_sha256,
             body_bytes=len(bytes(accepted.event)),
-            verdict="allow" if answer.code is PolicyCode.POLICY_ALLOW else "deny",
+            verdict="deny" if self._enforce and answer.code is not PolicyCode.POLICY_ALLOW else "allow",
             policy_code=answer.code.value,
             policy_reasons=answer.reasons,
             policy_hash=self._policy.policy_hash,

@@ -4,13 +4,14 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("schemas", "edge", "streams", "sinks", "ops", "chaos", "tests")
-FILES = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
+SHIPPED = ("schemas", "edge", "streams", "sinks", "ops")
+FILES = sorted(file for folder in (*SHIPPED, "chaos", "tests") for file in (ROOT / folder).rglob("*.py"))
 MODULE_LINES = 300
 MODULE_LINES_HARD = 500
 FUNCTION_LINES = 60
-# Tables read from top to bottom, without a branch: in two places they would have two places to look in.
-LONG_MODULES = {"ops/settings_table.py"}
+# The one module that names the client library, so that its traps are known in one place.
+LONG_MODULES = {"streams/jetstream.py"}
+# A table without a branch: one line for each setting.
 LONG_FUNCTIONS = {"ops/settings.py _tree"}
 
 
@@ -22,9 +23,13 @@ def _lines(file: Path) -> int:
     return len(file.read_text().splitlines())
 
 
+def _long_modules() -> set[str]:
+    return {_name(file) for file in FILES if _lines(file) > MODULE_LINES and _name(file).startswith(SHIPPED)}
+
+
 def test_no_module_is_too_long() -> None:
-    limits = {_name(file): MODULE_LINES_HARD if _name(file) in LONG_MODULES else MODULE_LINES for file in FILES}
-    assert {_name(file): _lines(file) for file in FILES if _lines(file) > limits[_name(file)]} == {}
+    assert _long_modules() - LONG_MODULES == set()
+    assert {_name(file) for file in FILES if _lines(file) > MODULE_LINES_HARD} == set()
 
 
 def test_no_function_is_too_long() -> None:
@@ -32,7 +37,7 @@ def test_no_function_is_too_long() -> None:
 
 
 def test_every_exception_is_still_needed() -> None:
-    assert {name for name in LONG_MODULES if _lines(ROOT / name) <= MODULE_LINES} == set()
+    assert LONG_MODULES - _long_modules() == set()
     assert LONG_FUNCTIONS - _long_functions() == set()
 
 

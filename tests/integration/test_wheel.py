@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from packaging.markers import Marker
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNTIME_LOCK = ROOT / "requirements.lock"
@@ -57,8 +58,9 @@ def _run(*command: str) -> None:
 def _link_dependencies(folder: Path) -> None:
     """Link what the runtime lock names out of the running environment, so that the test needs no network."""
     folder.mkdir()
-    locked = re.findall(r"^([a-z0-9-]+)==\S+ (?:; (?P<marker>.*) )?\\$", RUNTIME_LOCK.read_text(), re.MULTILINE)
-    for name in {name for name, marker in locked if not marker} - BUILD_TOOLS:
+    locked = re.findall(r"^([a-z0-9-]+)==\S+ (?:; (.*) )?\\$", RUNTIME_LOCK.read_text(), re.MULTILINE)
+    wanted = {name for name, marker in locked if not marker or Marker(marker).evaluate()}
+    for name in wanted - BUILD_TOOLS:
         for file in distribution(name).files or []:
             top = folder / file.parts[0]
             source = Path(str(distribution(name).locate_file(file.parts[0])))

@@ -52,7 +52,9 @@ def test_only_the_lines_without_a_standing_answer_are_sent_again_and_after_the_l
             return {"status": 400, "error_code": "SOURCE_REQUIRED", "detail": "no source"}
         if event["event_id"] in busy:
             busy.discard(event["event_id"])
-            return BUSY | {"status": 503, "retry_after_ms": 300 if event["event_id"] == "e1" else 700}
+            if event["event_id"] == "e1":
+                return {"status": 429, "error_code": "A_CODE_OF_A_LATER_VERSION", "retry_after_ms": 300}
+            return BUSY | {"status": 503}
         return None
 
     with stand_in() as edge:

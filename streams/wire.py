@@ -1,0 +1,79 @@
+"""What travels to and from the broker: answers of the JetStream API, and frames of the client protocol."""
+
+import base64
+
+import msgspec
+from nats.aio.msg import Msg
+
+from schemas.answers import NoAnswer
+from schemas.codes import Code
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """JetStream's own error: `err_code` is stable, the description is for people."""
+
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class PubAck(msgspec.Struct, frozen=True):
+    """The stream's answer to a publish. With `error` nothing was stored."""
+
+    stream: str = ""
+    seq: int = 0
+    duplicate: bool = False
+    batch: str = ""
+    count: int = 0
+    error: ErrorBody | None = None
+
+
+_decode_ack = msgspec.json.Decoder(PubAck).decode
+
+
+def decode_ack(reply: Msg) -> PubAck:
+    """The stream's answer in a reply. Raises NoAnswer(OUTCOME_UNKNOWN) for anything that is not one."""
+    try:
+        return _decode_ack(reply.data)
+    except msgspec.MsgspecError:
+        raise NoAnswer(Code.OUTCOME_UNKNOWN) from None
+
+
+def frame(subject: str, reply: str, headers: str, data: bytes) -> bytes:
+    """One HPUB frame of the NATS client protocol; `headers` are `Name: value` lines, each ended by CRLF.
+
+    The caller answers for what goes in: no value may hold a CR or LF.
+    """
+    head = f"NATS/1.0\r\n{headers}\r\n".encode()
+    return b"HPUB %b %b %d %d\r\n%b%b\r\n" % (
+        subject.encode(),
+        reply.encode(),
+        len(head),
+        len(head) + len(data),
+        head,
+        data,
+    )
+
+
+class MaybeError(msgspec.Struct):
+    """Every API answer has an error or the rest."""
+
+    error: ErrorBody | None = None
+
+
+class StoredMessage(msgspec.Struct, frozen=True):
+    """A message as the stream keeps it."""
+
+    subject: str
+    seq: int
+    data_base64: str = msgspec.field(name="data", default="")
+
+    @property
+    def data(self) -> bytes:
+        return base64.b64decode(self.data_base64)
+
+
+class MessageAnswer(msgspec.Struct):
+    """The answer to STREAM.MSG.GET."""
+
+    message: StoredMessage
