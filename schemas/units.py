@@ -15,7 +15,7 @@ class Clock(Protocol):
 def format_rfc3339(moment_ms: UnixMs) -> str:
     """Return `2026-01-01T00:00:00.000Z`: always UTC, always three digits of milliseconds."""
     seconds, millis = divmod(moment_ms, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{millis:03d}Z"
+    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{millis:03d}Z"
 
 
 def parse_rfc3339(text: str) -> UnixMs:

@@ -14,9 +14,9 @@ _ENSURE_PARTITIONS = "SELECT app.ensure_ingest_partition(day::date) FROM unnest(
 # The rows come sorted by tenant and event, so transactions that claim the same events wait for each other in one order.
 _CLAIM = """
 INSERT INTO event_keys (tenant_id, event_id, trace_id, request_id, ingest_ts, stream, seq, body_sha256)
-SELECT tenant_id, event_id, trace_id, request_id, ingest_ts::timestamptz, stream, seq, body_sha256
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::text[])
-    AS k (tenant_id, event_id, trace_id, request_id, ingest_ts, stream, seq, body_sha256)
+SELECT * FROM unnest(
+    $1::text[], $2::text[], $3::text[], $4::text[], $5::text[]::timestamptz[], $6::text[], $7::bigint[], $8::text[]
+)
 ON CONFLICT DO NOTHING
 RETURNING tenant_id, event_id
 """
@@ -31,8 +31,8 @@ CROSS JOIN LATERAL (
 """
 _KEEP_BODIES = """
 INSERT INTO ingest_events (tenant_id, event_id, ingest_ts, agent_id, source, body, body_bytes)
-SELECT tenant_id, event_id, ingest_ts::timestamptz, agent_id, source, body, octet_length(body)
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[])
+SELECT e.*, octet_length(e.body)
+FROM unnest($1::text[], $2::text[], $3::text[]::timestamptz[], $4::text[], $5::text[], $6::bytea[])
     AS e (tenant_id, event_id, ingest_ts, agent_id, source, body)
 """
 

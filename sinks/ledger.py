@@ -21,17 +21,17 @@ INSERT INTO decisions (
 )
 SELECT
     tenant_id, decision_id, event_id, trace_id, request_id, agent_id, source, verdict, policy_code,
-    policy_reasons::text[], policy_hash, config_hash, score, features::jsonb,
-    contributions::jsonb, ingest_ts::timestamptz, decided_at::timestamptz,
-    app.milliseconds_between(ingest_ts::timestamptz, decided_at::timestamptz), prev_hash, chain_hash
+    policy_reasons::text[], policy_hash, config_hash, score, features, contributions, ingest_ts, decided_at,
+    CASE WHEN latency_ms BETWEEN 0 AND 2147483647 THEN latency_ms::integer END, prev_hash, chain_hash
 FROM unnest(
     $1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
-    $10::text[], $11::text[], $12::text[], $13::integer[], $14::text[], $15::text[], $16::text[], $17::text[],
-    $18::text[], $19::text[]
+    $10::text[], $11::text[], $12::text[], $13::integer[], $14::text[]::jsonb[], $15::text[]::jsonb[],
+    $16::text[]::timestamptz[], $17::text[]::timestamptz[], $18::text[], $19::text[]
 ) AS d (
     tenant_id, decision_id, event_id, trace_id, request_id, agent_id, source, verdict, policy_code, policy_reasons,
     policy_hash, config_hash, score, features, contributions, ingest_ts, decided_at, prev_hash, chain_hash
 )
+CROSS JOIN LATERAL (SELECT extract(epoch FROM decided_at - ingest_ts) * 1000) AS elapsed (latency_ms)
 """
 _json = msgspec.json.Encoder()
 

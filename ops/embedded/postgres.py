@@ -65,7 +65,7 @@ class PostgresServer:
         )
 
     async def probe(self, port: int) -> None:
-        """Return when the administrator gets into the project's database, made where missing. Raises NotAnsweringError."""
+        """Return once the administrator is in the project's database, made where missing. Raises NotAnsweringError."""
         try:
             connection = await self._connect(port, DATABASE)
         except asyncpg.InvalidCatalogNameError:

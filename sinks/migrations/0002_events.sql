@@ -85,15 +85,6 @@ END
 $$;
 GRANT EXECUTE ON FUNCTION app.stored_keys(text, text[]) TO fg_edge;
 
--- NULL when the two clocks disagree on the order, or the answer does not fit.
-CREATE FUNCTION app.milliseconds_between(earlier timestamptz, later timestamptz) RETURNS integer
-LANGUAGE sql IMMUTABLE
-RETURN CASE
-    WHEN later BETWEEN earlier AND earlier + interval '2147483647 milliseconds'
-    THEN round(extract(epoch FROM later - earlier) * 1000)::integer
-END;
-GRANT EXECUTE ON FUNCTION app.milliseconds_between(timestamptz, timestamptz) TO fg_worker;
-
 -- One decision per event; `decision_id` is the seq of its entry in the tenant's chain.
 CREATE TABLE decisions (
     tenant_id text NOT NULL,
@@ -113,7 +104,7 @@ CREATE TABLE decisions (
     contributions jsonb NOT NULL,
     ingest_ts timestamptz(3) NOT NULL,
     decided_at timestamptz(3) NOT NULL,
-    ingest_latency_ms integer NULL,
+    ingest_latency_ms integer NULL, -- unknown where the two clocks disagree on the order, or it does not fit
     prev_hash char(64) NOT NULL,
     chain_hash char(64) NOT NULL,
     PRIMARY KEY (tenant_id, decision_id),

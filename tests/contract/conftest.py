@@ -173,14 +173,22 @@ def redis(servers: EmbeddedServers) -> str:
     return servers.redis_url
 
 
-async def forget_hints(url: str, sender: Sender, count: int = 1) -> None:
-    """On return so many hints of this tenant, which may have been on their way still, were written and are gone."""
+async def until_hinted(url: str, sender: Sender, count: int = 1) -> list[bytes]:
+    """Return the names of this tenant's hints once there are so many: they are written behind the answers."""
     client = redis_client(url)
-    gone = 0
+    names: list[bytes] = []
     async with asyncio.timeout(20):
-        while gone < count:
+        while len(names) < count:
             names = [name async for name in client.scan_iter(f"fg:{{{sender.tenant_id}}}:h:*")]
-            gone += await client.delete(*names) if names else 0
+    await client.aclose()
+    return names
+
+
+async def forget_hints(url: str, sender: Sender, count: int = 1) -> None:
+    """On return so many hints of this tenant were written and are gone."""
+    names = await until_hinted(url, sender, count)
+    client = redis_client(url)
+    await client.delete(*names)
     await client.aclose()
 
 

@@ -10,7 +10,7 @@ from schemas.envelope import EventKey
 from schemas.rows import Claim, ClaimOutcome
 from sinks.event_keys import EventKeys
 from sinks.pg import Pool
-from tests.contract.conftest import DAY_MS, Edge, RunEdge, Sender, ShiftedClock, forget_hints
+from tests.contract.conftest import DAY_MS, Edge, RunEdge, Sender, ShiftedClock, forget_hints, until_hinted
 from tests.contract.wire import Answer, Client
 
 REPLAYED = "idempotency-replayed"
@@ -29,9 +29,10 @@ async def claim(pool: Pool, sender: Sender, receipt: bytes) -> None:
     assert outcome == [ClaimOutcome.CLAIMED]
 
 
-async def test_a_retry_gets_the_first_receipt_byte_for_byte(sender: Sender) -> None:
+async def test_a_retry_gets_the_first_receipt_byte_for_byte(sender: Sender, redis: str) -> None:
     body = sender.body()
     first = await sender.client.ingest(body)
+    await until_hinted(redis, sender)
     for _ in range(3):
         again = await sender.client.ingest(body, "X-Request-Id: another-request")
         assert is_replay_of(again, first)
@@ -73,8 +74,7 @@ async def test_the_same_id_with_another_body_is_refused(
     first = await sender.client.ingest(sender.body())
     if known_by == "postgres":
         await claim(worker_pool, sender, first.body)
-    if known_by != "hint":
-        await forget_hints(redis, sender)
+    await (until_hinted if known_by == "hint" else forget_hints)(redis, sender)
     answer = await sender.client.ingest(sender.body(payload={"other": True}))
     assert (answer.status, answer.code) == (422, "EVENT_ID_PAYLOAD_MISMATCH")
 

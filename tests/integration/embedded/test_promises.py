@@ -48,7 +48,7 @@ async def test_jetstream_syncs_every_write_before_it_answers(servers: EmbeddedSe
         ("edge", "$JS.API.STREAM.INFO.FG_DECIDE", "$JS.API.STREAM.DELETE.FG_DECIDE"),
         ("edge", "$JS.API.INFO", "$JS.API.STREAM.CREATE.X"),
         ("worker", "$JS.API.CONSUMER.MSG.NEXT.X.Y", "fg.in.1.demo"),
-        ("worker", "$JS.ACK.x", "$JS.API.STREAM.PURGE.FG_DECIDE"),
+        ("worker", "$JS.ACK.x", "$JS.API.STREAM.DELETE.FG_DECIDE"),
         ("worker", "$JS.API.INFO", "$JS.API.CONSUMER.CREATE.FG_DECIDE.x"),
         ("system", "$SYS.REQ.SERVER.PING.VARZ", "$SYS.REQ.SERVER.PING.CONNZ"),
     ],
