@@ -1,6 +1,9 @@
 """The edge process: the ASGI application, the broker, Postgres and Valkey brought together."""
 
 import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import uvicorn
 
@@ -64,7 +67,7 @@ async def serve(settings: Settings) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(durability.run(stopping))
         tasks.create_task(isolation.run(stopping))
-        await uvicorn.Server(_http(app, settings)).serve()
+        await _Server(_http(app, settings)).serve()
         stopping.set()
     await publisher.close()
     await hints.close()
@@ -73,6 +76,17 @@ async def serve(settings: Settings) -> None:
     await jetstream.close()
     await system.close()
     await pool.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn ends the process by the signal it was told to stop with; ours has connections to close after that."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
 
 
 def _readiness(jetstream: JetStream, durability: DurabilityWatch, isolation: IsolationWatch) -> Readiness:

@@ -80,6 +80,7 @@ def _command(settings: Settings, name: str, servers: EmbeddedServers, http_port:
         "FG_NATS_REPLICAS": "1",
         "FG_NATS_SHARDS": "1",
         "FG_POSTGRES_DSN": servers.postgres_dsn(name),
+        "FG_POSTGRES_STATEMENT_CACHE_SIZE": "256",  # no pooler in between
         "FG_REDIS_URL": servers.redis_url,
         "FG_HTTP_HOST": settings.http_host,
         "FG_HTTP_PORT": str(http_port),

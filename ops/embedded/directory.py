@@ -79,6 +79,8 @@ class DataDirectory:
             raise
 
     def close(self) -> None:
+        """Let go: the next owner waits for whatever of ours is still ending, and is not told that we hold it."""
+        os.ftruncate(self.lock, 0)
         os.close(self.lock)
 
     def __enter__(self) -> Self:

@@ -23,7 +23,7 @@ from ops.commands.up import first_request
 from ops.embedded.directory import OUTSIDE
 from ops.instance import Stack, read_stack
 
-BOUND_S = 60.0
+BOUND_S = 120.0
 
 
 def until(what: str, holds: Callable[[], bool]) -> None:

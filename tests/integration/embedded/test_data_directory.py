@@ -134,7 +134,6 @@ async def test_a_directory_is_free_only_when_the_last_server_has_ended(
     directory = await DataDirectory.open(tmp_path)
     sleeper = Command(name="sleeper", arguments=("sleep", "600"), environment={"PATH": os.defpath})
     child = await spawn(sleeper, directory.logs, (directory.lock,))
-    (tmp_path / "lock").write_text("")  # as after a supervisor whose process id is gone
     directory.close()
     with pytest.raises(DirectoryInUseError, match="earlier run"):
         await DataDirectory.open(tmp_path)

@@ -16,9 +16,12 @@ from sinks.pg import Pool
 from sinks.settings import PostgresSettings
 from tests.integration.sinks import make
 
+_PATIENT = {"acquire_timeout_ms": 20_000, "statement_timeout_ms": 20_000, "lock_timeout_ms": 20_000}
 
-def settings(dsn: str, **more: Any) -> PostgresSettings:
-    return PostgresSettings(**{"dsn": dsn, "pool_size": 4, "statement_cache_size": 100, **more})
+
+def settings(dsn: str, **more: int) -> PostgresSettings:
+    """A pool's settings with time enough for a busy machine."""
+    return PostgresSettings(dsn=dsn, **{"pool_size": 4, "statement_cache_size": 100, **_PATIENT, **more})
 
 
 @pytest.fixture

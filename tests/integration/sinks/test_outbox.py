@@ -41,9 +41,17 @@ async def _drain(outbox: Outbox, partition: int, published: Published, rows_max:
         pass
 
 
-def _neighbours(count: int) -> list[str]:
-    """Tenants of one partition, sorted."""
-    found = [make.tenant_id()]
+@pytest.fixture
+async def tenant(worker: Pool) -> str:
+    """A tenant in whose partition nothing is waiting."""
+    fresh = make.tenant_id()
+    await _drain(Outbox(worker), partition_of(fresh), Published())
+    return fresh
+
+
+def _neighbours(tenant: str, count: int) -> list[str]:
+    """The tenant and others of its partition, sorted."""
+    found = [tenant]
     while len(found) < count:
         candidate = make.tenant_id()
         if partition_of(candidate) == partition_of(found[0]):
@@ -124,21 +132,22 @@ async def test_entries_committed_while_others_are_published_are_not_forgotten(
     assert published.seqs(tenant) == [1, 2, 3, 4]
 
 
-async def test_a_busy_tenant_does_not_keep_its_neighbours_waiting(worker: Pool) -> None:
-    busy, *others = _neighbours(3)
+async def test_a_busy_tenant_does_not_keep_its_neighbours_waiting(worker: Pool, tenant: str) -> None:
+    busy, *others = _neighbours(tenant, 3)
     outbox, published = Outbox(worker), Published()
-    await _drain(outbox, partition_of(busy), Published())
     await _record(worker, busy, 30)
-    for tenant in others:
-        await _record(worker, tenant, 1)
+    for quiet in others:
+        await _record(worker, quiet, 1)
     for _ in range(2):
         await outbox.relay(partition_of(busy), published, 10)
-    assert [published.seqs(tenant) for tenant in others] == [[1], [1]]
+    assert [published.seqs(quiet) for quiet in others] == [[1], [1]]
     assert published.seqs(busy) == sorted(published.seqs(busy))
 
 
-async def test_recording_and_relaying_at_once_publishes_every_entry_once_in_order(worker: Pool, superuser: Any) -> None:
-    tenants = _neighbours(4)
+async def test_recording_and_relaying_at_once_publishes_every_entry_once_in_order(
+    worker: Pool, superuser: Any, tenant: str
+) -> None:
+    tenants = _neighbours(tenant, 4)
     partition, published, outbox = partition_of(tenants[0]), Published(), Outbox(worker)
     recorded = asyncio.Event()
 
