@@ -25,7 +25,8 @@ from schemas.envelope import EventKey
 
 log = logging.getLogger("edge")
 
-RECALL_LINGER_MS = 1.0
+RECALL_LINGER_MS = 0
+"""Whoever asks during a call shares the next one: under load that is enough, and an idle edge waits for nobody."""
 REMEMBER_LINGER_MS = 50.0
 """Every write costs the server an fsync, behind which recalls wait; until a hint is there, the broker knows."""
 KEYS_PER_CALL_MAX = 1_000

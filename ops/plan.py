@@ -31,6 +31,8 @@ SIGNING_KEY = "signing-key.pem"
 WORM = "worm"
 SCOPES = (Scope.INGEST, Scope.EVENTS_READ, Scope.EVIDENCE_READ)
 _CODE = Path(__file__).resolve().parents[1]
+NICENESS = {"edge": 0, "worker": 10}
+"""On one machine admission comes first: a backlog waits safely in the stream, an agent does not (docs/adr/0008)."""
 _RUN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ops.cli import main; main()"
 """Runs the very code this process runs, wherever it was started and whatever else is installed."""
 
@@ -91,6 +93,7 @@ def _command(settings: Settings, name: str, servers: EmbeddedServers, http_port:
     return Command(
         name=name,
         arguments=(sys.executable, "-P", "-c", _RUN, str(_CODE), name),
+        niceness=NICENESS[name],
         environment=inherited | _read_by(Service(name), {**environment(), **values}),
     )
 

@@ -8,7 +8,6 @@ tells them apart. A `tenant_id` label is always bounded by
 
 from typing import NamedTuple
 
-
 EVERY_SERVICE = "every"
 
 

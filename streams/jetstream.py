@@ -28,6 +28,7 @@ T = TypeVar("T")
 Delivered = Callable[[Msg], Awaitable[None]]
 
 NO_MESSAGE = 10037
+STATUS_AT = len(b"NATS/1.0")
 CONNECT_TIMEOUT_S = 2
 RECONNECT_WAIT_S = 1
 PING_INTERVAL_S = 2
@@ -41,6 +42,19 @@ class ApiError(Exception):
     def __init__(self, subject: str, error: ErrorBody) -> None:
         super().__init__(f"{subject}: {error.err_code} {error.description}")
         self.error = error
+
+
+class _Client(Client):
+    """Headers of delivered messages are for the broker and for people: parsing them costs more than the message.
+
+    Only a status line (`NATS/1.0 503`) is parsed; it is how the broker answers without data.
+    """
+
+    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
+        if headers and headers[STATUS_AT : STATUS_AT + 1] == b" ":
+            parsed: dict[str, str] | None = await super()._process_headers(headers)
+            return parsed
+        return None
 
 
 class JetStream:
@@ -60,7 +74,7 @@ class JetStream:
 
         `role` is the user's name in nats.conf; it may subscribe to `_INBOX_<role>.>` alone.
         """
-        client = Client()
+        client = _Client()
         prefix = f"_INBOX_{role}.{client._nuid.next().decode()}"  # noqa: SLF001  (the library's own unique ids)
         self = cls(client, prefix)
         try:

@@ -39,21 +39,21 @@ async def measure(module: str, home: Path, jobs: Jobs) -> list[Edge]:
     Raises StartError or BenchError.
     """
     with await DataDirectory.open(home) as directory:
-        async with _nats(directory) as nats_url, _edge(module, directory, nats_url) as (url, pid):
+        async with _nats(directory) as (nats_url, nats), _edge(module, directory, nats_url) as (url, edge):
             warm_up, *rest = jobs(url)
             await run_job(warm_up)
-            return [await _measured(job, pid) for job in rest]
+            return [await _measured(job, edge, nats) for job in rest]
 
 
-async def _measured(job: Job, pid: int) -> Edge:
-    before = cpu_us(pid)
+async def _measured(job: Job, edge: int, nats: int) -> Edge:
+    edge_before, nats_before = cpu_us(edge), cpu_us(nats)
     result = await run_job(job)
-    return edge_figures(result, cpu_us(pid) - before)
+    return edge_figures(result, cpu_us(edge) - edge_before, cpu_us(nats) - nats_before)
 
 
 @asynccontextmanager
-async def _nats(directory: DataDirectory) -> AsyncIterator[str]:
-    """A NATS server with the bench's stream; yields the admin user's URL."""
+async def _nats(directory: DataDirectory) -> AsyncIterator[tuple[str, int]]:
+    """A NATS server with the bench's stream; yields the admin user's URL and its process id."""
     server = NatsServer(directory)
     await server.prepare()
     port = free_port()
@@ -66,7 +66,7 @@ async def _nats(directory: DataDirectory) -> AsyncIterator[str]:
             await jetstream.api(f"STREAM.CREATE.{STREAM}", STREAM_CONFIG, dict)
         finally:
             await jetstream.close()
-        yield url
+        yield url, child.pid
     finally:
         await child.stop(STOP_WAIT_S)
 

@@ -117,22 +117,23 @@ class _Session:
         """Fill a backlog while the worker is stopped, let it go on, and time it until all is decided."""
         self._running.pause_worker()
         try:
-            filled = await self._run(f"a backlog of {events:,} events, worker stopped", self.loads.backlog(events))
+            await self._run(f"a backlog of {events:,} events, worker stopped", self.loads.backlog(events))
+            waiting = self._accepted - await self._running.chained()
             before, began = self._running.cpu(), time.perf_counter()
         finally:
             self._running.resume_worker()
         await self._drained()
         seconds = time.perf_counter() - began
         used = self._running.cpu().since(before)
-        self._say(f"  {filled.accepted / seconds:,.0f} events/s decided")
+        self._say(f"  {waiting / seconds:,.0f} events/s decided")
         return Drain(
-            events=filled.accepted,
+            events=waiting,
             tenants=len(self.loads.senders),
             seconds=seconds,
-            events_per_s=filled.accepted / seconds,
-            worker_cpu_us=used.worker / filled.accepted,
-            nats_cpu_us=used.nats / filled.accepted,
-            postgres_cpu_us=used.postgres / filled.accepted,
+            events_per_s=waiting / seconds,
+            worker_cpu_us=used.worker / waiting,
+            nats_cpu_us=used.nats / waiting,
+            postgres_cpu_us=used.postgres / waiting,
         )
 
     async def accounts(self) -> Accounts:
@@ -142,7 +143,8 @@ class _Session:
     async def _measured(self, what: str, job: Job) -> Edge:
         before = self._running.cpu()
         result = await self._run(what, job)
-        return edge_figures(result, self._running.cpu().since(before).edge)
+        used = self._running.cpu().since(before)
+        return edge_figures(result, used.edge, used.nats)
 
     async def _run(self, what: str, job: Job) -> Result:
         self._say(what)

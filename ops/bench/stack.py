@@ -70,11 +70,15 @@ class RunningStack:
         """Raises BenchError when it does not run."""
         self._signal_worker(signal.SIGCONT)
 
+    async def chained(self) -> int:
+        """Events that have reached their end: a decision and a dead letter each have an entry in a chain."""
+        return await self._ask(_CHAINED)
+
     async def until_chained(self, events: int) -> None:
         """Return when the chains hold that many entries. Raises BenchError when they stop growing before."""
         seen = -1
         stalled_at = time.monotonic() + STALLED_S
-        while (chained := await self._ask(_CHAINED)) < events:
+        while (chained := await self.chained()) < events:
             if chained > seen:
                 seen, stalled_at = chained, time.monotonic() + STALLED_S
             elif time.monotonic() > stalled_at:

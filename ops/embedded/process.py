@@ -36,6 +36,8 @@ class Command:
     environment: Mapping[str, str] = field(repr=False)
     stop_signal: signal.Signals = signal.SIGTERM
     user: User | None = None
+    niceness: int = 0
+    """Added to this process's own: the others get the processor first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +97,13 @@ def kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def _bound_to(parent_pid: int, stop_signal: signal.Signals) -> Callable[[], None]:
+def _bound_to(parent_pid: int, command: Command) -> Callable[[], None]:
     """What the child does between fork and exec: system calls only, after any change of user, which would undo it."""
 
     def bind() -> None:
-        if _libc.prctl(_PR_SET_PDEATHSIG, int(stop_signal), 0, 0, 0) != 0:
+        if _libc.prctl(_PR_SET_PDEATHSIG, int(command.stop_signal), 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl")
+        os.nice(command.niceness)
         if os.getppid() != parent_pid:  # the parent ended before the line above
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -130,7 +133,7 @@ async def spawn(command: Command, log_dir: Path, inherited: Sequence[int] = ()) 
             user=command.user.uid if command.user else None,
             group=command.user.gid if command.user else None,
             extra_groups=[] if command.user else None,
-            preexec_fn=_bound_to(os.getpid(), command.stop_signal),
+            preexec_fn=_bound_to(os.getpid(), command),
         )
     except OSError as cause:
         raise StartError(f"cannot start {command.name}: {cause.strerror} ({command.arguments[0]})") from cause

@@ -16,7 +16,7 @@ from sinks.pg import Pool
 from sinks.settings import PostgresSettings
 from tests.integration.sinks import make
 
-_PATIENT = {"acquire_timeout_ms": 20_000, "statement_timeout_ms": 20_000, "lock_timeout_ms": 20_000}
+_PATIENT = {"acquire_timeout_ms": 60_000, "statement_timeout_ms": 60_000, "lock_timeout_ms": 60_000}
 
 
 def settings(dsn: str, **more: int) -> PostgresSettings:

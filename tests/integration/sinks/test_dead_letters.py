@@ -1,6 +1,7 @@
 """Dead letters: a row and a chain entry for each, whatever the message is."""
 
 import base64
+import secrets
 from typing import Any
 
 import msgspec
@@ -83,7 +84,11 @@ async def test_a_message_that_is_no_storable_json_is_kept_as_its_bytes(
 async def test_ids_read_out_of_a_broken_message_never_stop_a_burial(
     letters: DeadLetters, superuser: Any, tenant: str
 ) -> None:
-    names = ["e\x00vil", "x" * 5000, 'quote " and \\ and \n', "100%_", ""]
+    names = ["e\x00vil", secrets.token_hex(5000), 'quote " and \\ and \n', "100%_", ""]
     broken = [make.letter(tenant, name, number) for number, name in enumerate(names)]
+    broken = [
+        buried._replace(letter=msgspec.structs.replace(buried.letter, trace_id="t" * 5000, request_id="\x00" * 65))
+        for buried in broken
+    ]
     assert await letters.bury(broken) == len(names)
     assert await superuser.fetchval("SELECT count(*) FROM ingest_dlq WHERE tenant_id = $1", tenant) == len(names)

@@ -66,6 +66,7 @@ class Broker:
     def __init__(self) -> None:
         self.messages: dict[int, bytes] = {}
         self.by_id: dict[str, int] = {}
+        self.submitted: list[str] = []
         self.refuses: Code | None = None
         self.proven = True
         self.remembers_ms = UnixMs(NOW_MS - 120_000)
@@ -73,6 +74,7 @@ class Broker:
 
     def submit(self, subject: str, message_id: str, data: bytes, traceparent: str) -> "asyncio.Future[PublishOutcome]":
         del subject, traceparent
+        self.submitted.append(message_id)
         outcome: asyncio.Future[PublishOutcome] = asyncio.get_running_loop().create_future()
         if self.refuses is not None:
             outcome.set_result(Refused(self.refuses))

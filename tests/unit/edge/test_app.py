@@ -59,6 +59,35 @@ class Client:
         return Answer(start["status"], answered, b"".join(part["body"] for part in rest))
 
 
+async def test_a_body_that_ends_before_its_announced_length_has_no_effect_and_no_answer(
+    world: World, settings: EdgeSettings
+) -> None:
+    body = body_of()
+    parts: list[dict[str, Any]] = [
+        {"type": "http.request", "body": body, "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return parts.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    length = str(len(body) + 1).encode()
+    headers = [(b"host", b"edge"), (b"authorization", b"Bearer key"), (b"content-type", b"application/json")]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "raw_path": b"/ingest",
+        "headers": [*headers, (b"content-length", length)],
+    }
+    await EdgeApp(settings, world.ports)(scope, receive, send)
+    assert sent == []
+    assert world.broker.submitted == []
+
+
 @pytest.fixture
 def client(world: World, settings: EdgeSettings) -> Client:
     return Client(EdgeApp(settings, world.ports))

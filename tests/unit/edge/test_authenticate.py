@@ -9,9 +9,11 @@ from edge import authenticate
 from edge.authenticate import Authenticator
 from edge.settings import EdgeSettings
 from schemas.answers import NoAnswer
+from schemas.principal import Principal
 from tests.unit.edge.conftest import World
 
 BEARER = b"Bearer key"
+PRINCIPAL = Principal("k2", "acme", None, frozenset(), "free")
 
 
 @pytest.fixture
@@ -97,11 +99,14 @@ async def test_with_the_database_away_an_unverified_key_gets_no_answer(
     assert await authenticator.principal(BEARER) is not None
 
 
-async def test_a_clock_set_back_makes_no_key_fresh(world: World, authenticator: Authenticator) -> None:
+async def test_a_clock_set_back_makes_no_verdict_fresh(world: World, authenticator: Authenticator) -> None:
     assert await authenticator.principal(BEARER) is not None
     del world.ring.principals["key"]
     world.clock.advance(-3_600_000)
     assert await authenticator.principal(BEARER) is None
+    world.ring.principals["key"] = PRINCIPAL
+    world.clock.advance(-3_600_000)
+    assert await authenticator.principal(BEARER) == PRINCIPAL
 
 
 async def test_the_caches_are_bounded_and_the_oldest_goes_first(

@@ -80,9 +80,17 @@ async def test_an_answer_that_lies_here_while_we_are_kept_from_running_is_taken(
 ) -> None:
     ours, theirs = pipe
     loop = asyncio.get_running_loop()
-    waiting = asyncio.create_task(within(TIMEOUT_MS, loop.sock_recv(ours, 6)))
-    reading = asyncio.create_task(asyncio.sleep(0))
-    await reading
+    asked = asyncio.Event()
+
+    async def ask() -> bytes:
+        asked.set()
+        answer = await loop.sock_recv(ours, 6)
+        for _ in range(10):
+            await asyncio.sleep(0)  # an answer is read in several steps
+        return answer
+
+    waiting = asyncio.create_task(within(TIMEOUT_MS, ask()))
+    await asked.wait()
     theirs.send(b"answer")
     until = loop.time() + 4 * TIMEOUT_MS / 1000
     while loop.time() < until:

@@ -75,6 +75,15 @@ def test_a_float_called_plain_is_spelled_as_rfc_8785_spells_it(number: float) ->
         assert canonical_plain({"x": number}) == rfc8785.dumps({"x": number})
 
 
+def test_keys_beyond_the_basic_plane_are_not_plain_because_their_order_differs() -> None:
+    value = {"\U00010000": 1, "\uffff": 2}
+    for body in (json.dumps(value).encode(), msgspec.json.encode(value)):
+        decoded = guard(body)
+        assert isinstance(decoded, Decoded)
+        assert not decoded.plain
+    assert canonical_plain(value) != rfc8785.dumps(value)
+
+
 def test_ordinary_fractions_stay_on_the_fast_way() -> None:
     decoded = guard(b'{"load":0.75,"lat":52.520008,"whole":3.5}')
     assert isinstance(decoded, Decoded)

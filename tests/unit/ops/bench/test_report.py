@@ -22,7 +22,7 @@ ACCOUNTS = Accounts(accepted=80, unknown=0, decided=80, dead=0)
 
 
 def _frostgate(accounts: Accounts = ACCOUNTS) -> FrostGate:
-    edge = edge_figures(RESULT, edge_cpu_us=8_000)
+    edge = edge_figures(RESULT, edge_cpu_us=8_000, nats_cpu_us=4_000)
     drain = Drain(
         events=100, tenants=50, seconds=1.0, events_per_s=100.0, worker_cpu_us=1.0, nats_cpu_us=1.0, postgres_cpu_us=1.0
     )
@@ -54,7 +54,7 @@ def _report(frostgate: FrostGate, framework: Reference) -> Report:
 
 
 def _edge(events_per_s: float) -> Edge:
-    return edge_figures(msgspec.structs.replace(RESULT, per_second=events_per_s, outcomes={"202": 80}), 0)
+    return edge_figures(msgspec.structs.replace(RESULT, per_second=events_per_s, outcomes={"202": 80}), 0, 0)
 
 
 def test_ratios_are_of_the_rates_of_the_same_load() -> None:
@@ -65,7 +65,8 @@ def test_ratios_are_of_the_rates_of_the_same_load() -> None:
 
 
 def test_cpu_is_counted_per_accepted_event() -> None:
-    assert edge_figures(RESULT, edge_cpu_us=8_000).edge_cpu_us == pytest.approx(100.0)
+    assert edge_figures(RESULT, edge_cpu_us=8_000, nats_cpu_us=4_000).edge_cpu_us == pytest.approx(100.0)
+    assert edge_figures(RESULT, edge_cpu_us=8_000, nats_cpu_us=4_000).nats_cpu_us == pytest.approx(50.0)
 
 
 def test_every_answer_that_is_not_an_acceptance_is_said() -> None:
