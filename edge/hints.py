@@ -68,9 +68,9 @@ class RedisHints:
     async def recall(self, tenant_id: str, event_ids: Sequence[str]) -> Sequence[EventKey | None]:
         """One answer per id, in order. Raises NoAnswer(RATE_LIMIT_BACKEND_UNAVAILABLE)."""
         if len(event_ids) == 1:
-            return [await self._recalls.ask("", (tenant_id, event_ids[0]))]
+            return [await self._recalls.ask((tenant_id, event_ids[0]))]
         async with self._batch_recalls:
-            return await self._recall_many("", [(tenant_id, event_id) for event_id in event_ids])
+            return await self._recall_many([(tenant_id, event_id) for event_id in event_ids])
 
     def remember(self, keys: Sequence[EventKey]) -> None:
         """Queue the hints of stored events; beyond the bound of the queue they are dropped."""
@@ -87,7 +87,7 @@ class RedisHints:
                 await task
         await self._client.aclose()
 
-    async def _recall_many(self, _lane: str, asked: Sequence[tuple[str, str]]) -> Sequence[EventKey | None]:
+    async def _recall_many(self, asked: Sequence[tuple[str, str]]) -> Sequence[EventKey | None]:
         positions: dict[str, list[int]] = {}
         for position, (tenant_id, _) in enumerate(asked):
             positions.setdefault(tenant_id, []).append(position)

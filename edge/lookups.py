@@ -11,19 +11,20 @@ IDS_MAX = 1_000
 
 
 class Lookups:
-    """The stored keys of events, looked up together where several requests of a tenant wait."""
+    """The stored keys of events, looked up together where several requests wait, of whichever tenants."""
 
     def __init__(self, stored_keys: StoredKeys) -> None:
         self._stored_keys = stored_keys
-        self._singles: Coalescer[str, EventKey | None] = Coalescer(self._fetch, LINGER_MS, IDS_MAX)
+        self._singles: Coalescer[tuple[str, str], EventKey | None] = Coalescer(self._fetch, LINGER_MS, IDS_MAX)
 
     async def stored(self, tenant_id: str, event_ids: Sequence[str]) -> Mapping[str, EventKey]:
         """The keys of those events that have one. Raises NoAnswer(STORE_UNAVAILABLE)."""
-        if len(event_ids) != 1:
-            return await self._stored_keys.stored(tenant_id, event_ids)
-        key = await self._singles.ask(tenant_id, event_ids[0])
-        return {} if key is None else {event_ids[0]: key}
+        if len(event_ids) == 1:
+            key = await self._singles.ask((tenant_id, event_ids[0]))
+            return {} if key is None else {key.event_id: key}
+        keys = await self._stored_keys.stored([(tenant_id, event_id) for event_id in event_ids])
+        return {event_id: key for (_, event_id), key in keys.items()}
 
-    async def _fetch(self, tenant_id: str, event_ids: Sequence[str]) -> Sequence[EventKey | None]:
-        keys = await self._stored_keys.stored(tenant_id, event_ids)
-        return [keys.get(event_id) for event_id in event_ids]
+    async def _fetch(self, identities: Sequence[tuple[str, str]]) -> Sequence[EventKey | None]:
+        keys = await self._stored_keys.stored(identities)
+        return [keys.get(identity) for identity in identities]

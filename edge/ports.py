@@ -36,8 +36,8 @@ class Publisher(Protocol):
 class StoredKeys(Protocol):
     """The truth about accepted events: `event_keys` in Postgres."""
 
-    async def stored(self, tenant_id: str, event_ids: Sequence[str]) -> Mapping[str, EventKey]:
-        """The keys of those events that have one. Raises NoAnswer(STORE_UNAVAILABLE)."""
+    async def stored(self, identities: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], EventKey]:
+        """The keys of those events, (tenant_id, event_id) each, that have one. Raises NoAnswer(STORE_UNAVAILABLE)."""
 
 
 class Hints(Protocol):

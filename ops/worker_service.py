@@ -83,16 +83,21 @@ class Worker:
         """Work until `stopping` is set. Anything a stage did not foresee ends the process, unacknowledged."""
         relay = Relay(self.outbox, self._committer(STREAM_EVENTS))
         graveyard = Graveyard(self._committer(STREAM_DLQ))
-        sweepers = {name: QueueSweeper(self._jetstream, name, self._settings.streams) for name in QUEUE_STAGES}
+        sweepers: list[QueueSweeper] = []
         for name in stages:
-            settled = sweepers[name].settled if name in sweepers else keep_settled
-            self._runners += self._lanes(self._stage(name, relay), graveyard, settled)
+            stage = self._stage(name, relay)
+            for stream, partitions in self._partitions(name).items():
+                settled = keep_settled
+                if name in QUEUE_STAGES:
+                    sweepers.append(QueueSweeper(self._jetstream, name, stream, partitions))
+                    settled = sweepers[-1].settled
+                self._runners += self._lanes(stage, stream, partitions, graveyard, settled)
         if "dlq" in stages:
             self._runners.append(self._advisories(graveyard))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.isolation.run(stopping))
             tasks.create_task(relay.run(stopping))
-            for sweeper in sweepers.values():
+            for sweeper in sweepers:
                 tasks.create_task(sweeper.run(stopping))
             for runner in self._runners:
                 tasks.create_task(runner.run(stopping))
@@ -128,12 +133,19 @@ class Worker:
             case _:
                 raise ValueError(f"no such stage: {name}")
 
-    def _lanes(self, stage: Stage, graveyard: Graveyard, settled: Settled) -> list[Runner]:
-        batching = BATCHING[stage.name]
-        lanes = [self._runner(stage, graveyard, batching, settled) for _ in range(LANES[stage.name])]
+    def _partitions(self, stage: str) -> dict[str, list[int]]:
+        """The partitions of a stage by the stream they lie in."""
+        found: dict[str, list[int]] = {}
         for partition in range(PARTITIONS):
-            lane = lanes[partition % len(lanes)]
-            stream = stage_stream(stage.name, partition, self._settings.streams)
+            found.setdefault(stage_stream(stage, partition, self._settings.streams), []).append(partition)
+        return found
+
+    def _lanes(
+        self, stage: Stage, stream: str, partitions: Sequence[int], graveyard: Graveyard, settled: Settled
+    ) -> list[Runner]:
+        lanes = [self._runner(stage, graveyard, BATCHING[stage.name], settled) for _ in range(LANES[stage.name])]
+        for position, partition in enumerate(partitions):
+            lane = lanes[position % len(lanes)]
             lane.add(self._inbox(stream, consumer_name(stage.name, partition), lane))
         return lanes
 

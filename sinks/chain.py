@@ -86,14 +86,17 @@ class _Head(NamedTuple):
     chain_hash: str
 
 
-async def append(connection: Connection, kind: EntryKind, drafts: Sequence[Draft]) -> list[Link | None]:
+async def append(
+    connection: Connection, kind: EntryKind, drafts: Sequence[Draft], *, looking: bool
+) -> list[Link | None]:
     """Chain the drafts in the order given, each with its outbox row.
 
     One answer per draft: None where this kind of entry of this event is already chained, so nothing
-    was done. All of it takes effect with the caller's commit.
+    was done. All of it takes effect with the caller's commit. Without `looking`, entries that are
+    already there make the transaction fail with TakenError instead: nothing is chained.
     """
     heads = await _locked_heads(connection, sorted({draft.tenant_id for draft in drafts}))
-    chained = await _already_chained(connection, kind, drafts)
+    chained: set[tuple[str, str]] = await _already_chained(connection, kind, drafts) if looking else set()
     links: list[Link | None] = []
     rows: list[tuple[str, int, str, str, str, str, str]] = []
     moved: dict[str, _Head] = {}

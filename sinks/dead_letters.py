@@ -53,7 +53,8 @@ class DeadLetters:
         plain = [_storable(buried) for buried in letters]
         tenant_ids = sorted({buried.letter.tenant_id for buried in plain})
         async with self._pool.tenant_transaction(tenant_ids) as connection:
-            await chain.append(connection, EntryKind.DEAD_LETTER, [self._draft(buried) for buried in plain])
+            drafts = [self._draft(buried) for buried in plain]
+            await chain.append(connection, EntryKind.DEAD_LETTER, drafts, looking=True)
             return sum([await _upsert(connection, once) for once in _rounds(plain)])
 
     def _draft(self, buried: BuriedLetter) -> Draft:

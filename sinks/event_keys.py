@@ -7,8 +7,8 @@ from schemas.rows import Claim, ClaimOutcome
 from sinks.pg import Connection, Pool
 
 _STORED = """
-SELECT event_id, trace_id, request_id, ingest_ts, stream, seq, body_sha256
-FROM app.stored_keys($1, $2::text[])
+SELECT tenant_id, event_id, trace_id, request_id, ingest_ts, stream, seq, body_sha256
+FROM app.stored_keys($1::text[], $2::text[])
 """
 _ENSURE_PARTITIONS = "SELECT app.ensure_ingest_partition(day::date) FROM unnest($1::text[]) AS d (day)"
 # The rows come sorted by tenant and event, so transactions that claim the same events wait for each other in one order.
@@ -44,11 +44,11 @@ class EventKeys:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def stored(self, tenant_id: str, event_ids: Sequence[str]) -> dict[str, EventKey]:
-        """The keys of those events that have one, by event_id. Raises NoAnswer."""
+    async def stored(self, identities: Sequence[_Identity]) -> dict[_Identity, EventKey]:
+        """The keys of those events that have one, by (tenant_id, event_id). Raises NoAnswer."""
         async with self._pool.connection() as connection:
-            rows = await connection.fetch(_STORED, tenant_id, event_ids)
-        return {row["event_id"]: EventKey(tenant_id, *row) for row in rows}
+            rows = await connection.fetch(_STORED, *zip(*identities, strict=True))
+        return {(row["tenant_id"], row["event_id"]): EventKey(*row) for row in rows}
 
     async def claim(self, claims: Sequence[Claim]) -> list[ClaimOutcome]:
         """One outcome per claim, in order; the keys and bodies of the claimed are committed.

@@ -36,10 +36,15 @@ _AWAY = frozenset(
 )
 _UNSTORABLE_CLASS = "22"
 _CHECK_VIOLATION = "23514"
+_UNIQUE_VIOLATION = "23505"
 
 
 class UnexpectedAnswerError(Exception):
     """The database answered what the program does not provide for: a fault of the program or of the schema."""
+
+
+class TakenError(UnexpectedAnswerError):
+    """A row with this unique key is there already. Nothing of the transaction took effect."""
 
 
 @contextmanager
@@ -72,6 +77,8 @@ def _meaning(error: asyncpg.PostgresError) -> Exception:
         return NoAnswer(Code.STORE_UNAVAILABLE)
     if sqlstate == _CHECK_VIOLATION or sqlstate.startswith(_UNSTORABLE_CLASS):
         return Refusal(DeadReason.STORE_REFUSED)
+    if sqlstate == _UNIQUE_VIOLATION:
+        return TakenError(f"{type(error).__name__} (SQLSTATE {sqlstate})")
     return UnexpectedAnswerError(f"{type(error).__name__} (SQLSTATE {sqlstate})")
 
 

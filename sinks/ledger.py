@@ -10,6 +10,7 @@ from schemas.decision import DecisionRecord
 from schemas.evidence import EntryKind
 from sinks import chain, meters
 from sinks.chain import Draft, Link
+from sinks.faults import TakenError
 from sinks.meters import MeterName, TenantDay
 from sinks.pg import Connection, Pool
 
@@ -46,9 +47,18 @@ class DecisionLedger:
         Raises NoAnswer when the database is away: the commit may have taken effect, and recording
         again has the effect of once. Raises Refusal when a record can never be stored: none was.
         """
+        drafts = [_draft(record) for record in records]
+        # Redeliveries are rare, and looking for them costs what chaining costs (20 ms for 213 rows while the statistics
+        # are young): the unique key finds them as well.
+        try:
+            await self._record(records, drafts, looking=False)
+        except TakenError:
+            await self._record(records, drafts, looking=True)
+
+    async def _record(self, records: Sequence[DecisionRecord], drafts: Sequence[Draft], *, looking: bool) -> None:
         tenant_ids = sorted({record.tenant_id for record in records})
         async with self._pool.tenant_transaction(tenant_ids) as connection:
-            links = await chain.append(connection, EntryKind.DECISION, [_draft(record) for record in records])
+            links = await chain.append(connection, EntryKind.DECISION, drafts, looking=looking)
             fresh = [(record, link) for record, link in zip(records, links, strict=True) if link is not None]
             if fresh:
                 await connection.execute(_INSERT, *zip(*(_row(record, link) for record, link in fresh), strict=True))

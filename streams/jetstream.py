@@ -171,8 +171,15 @@ class JetStream:
 
     async def stored(self, stream: str, seq: int) -> StoredMessage | None:
         """A stored message, None when it is gone. Raises NoAnswer(STREAM_UNAVAILABLE)."""
+        return await self._message(stream, {"seq": seq})
+
+    async def next_stored(self, stream: str, seq: int, subject: str) -> StoredMessage | None:
+        """The first message from `seq` on whose subject matches, None when there is none. Raises as `stored`."""
+        return await self._message(stream, {"seq": seq, "next_by_subj": subject})
+
+    async def _message(self, stream: str, which: Mapping[str, object]) -> StoredMessage | None:
         try:
-            return (await self.api(f"STREAM.MSG.GET.{stream}", {"seq": seq}, MessageAnswer)).message
+            return (await self.api(f"STREAM.MSG.GET.{stream}", which, MessageAnswer)).message
         except ApiError as failure:
             if failure.error.err_code == NO_MESSAGE:
                 return None

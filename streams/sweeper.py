@@ -6,29 +6,30 @@ against 11,000 to 17,000 a second at 20 to 40 us for one purge behind the consum
 (docs/adr/0007). So the queues keep messages until swept; an acknowledgement still comes after the
 commit it stands for, and a message still there that was settled is at worst delivered again.
 
-Only two things are ever removed: what lies at or below the consumer's own ack floor, which no
-unsettled message can, and single messages this worker settled itself above a floor that is held
-back by another tenant's parked message, so that one full tenant does not fill its neighbours' caps.
+Three things are ever removed. First, everything up to the first message of the stream that any
+partition has not settled: one purge, about 1 us a message. While a parked tenant holds that back,
+also what a partition has settled up to its own consumer's ack floor, which no unsettled message of
+it lies below (a purge with a filter: 20 to 35 us a message); and in the parked tenant's own
+partition, single messages this worker settled itself above the floor. So one full tenant does not
+fill its neighbours' caps.
 """
 
 import asyncio
 import logging
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from schemas.answers import NoAnswer
-from schemas.subjects import PARTITIONS, consumer_name
+from schemas.subjects import consumer_name
 from streams.delivery import Delivery
 from streams.jetstream import ApiError, JetStream
-from streams.settings import StreamSettings
-from streams.topology import STAGE_SUBJECT, stage_stream
+from streams.topology import STAGE_SUBJECT
 
 log = logging.getLogger("streams")
 
 SWEEP_S = 0.5
-"""Each partition is swept this often: a tenant's depth counts settled messages for no longer."""
+"""A tenant's depth counts settled messages for no longer than this."""
 HELD_BACK_SWEEPS = 4
 SINGLE_DELETIONS_MAX = 200
 
@@ -41,18 +42,26 @@ class _ConsumerInfo(msgspec.Struct):
     ack_floor: _Floor
 
 
-class QueueSweeper:
-    """Sweeps the queue of one stage."""
+class _State(msgspec.Struct):
+    last_seq: int
 
-    def __init__(self, jetstream: JetStream, stage: str, settings: StreamSettings) -> None:
+
+class _StreamInfo(msgspec.Struct):
+    state: _State
+
+
+class QueueSweeper:
+    """Sweeps one queue stream behind the stage that reads some or all of its partitions."""
+
+    def __init__(self, jetstream: JetStream, stage: str, stream: str, partitions: Sequence[int]) -> None:
         self._jetstream = jetstream
         self._stage = stage
-        self._settings = settings
-        self._settled: defaultdict[int, set[int]] = defaultdict(set)
+        self._stream = stream
+        self._settled: dict[int, set[int]] = {partition: set() for partition in partitions}
         """Sequences this worker settled and has not seen swept, by partition."""
-        self._held_back: defaultdict[int, int] = defaultdict(int)
-        self._unvisited = set(range(PARTITIONS))
-        """Partitions where an earlier worker may have settled messages that it did not live to sweep."""
+        self._held_back = dict.fromkeys(partitions, 0)
+        self._swept_to = -1
+        """-1: an earlier worker may have settled messages that it did not live to sweep."""
 
     def settled(self, deliveries: Iterable[Delivery]) -> None:
         """These deliveries were acknowledged."""
@@ -60,31 +69,54 @@ class QueueSweeper:
             self._settled[int(delivery.subject.split(".", 3)[2])].add(delivery.seq)
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Sweep one partition after the other until `stopping` is set. What cannot be swept now is swept later."""
-        partition = 0
+        """Sweep until `stopping` is set. What cannot be swept now is swept later."""
         while not stopping.is_set():
-            partition = (partition + 1) % PARTITIONS
-            if (self._settled[partition] or partition in self._unvisited) and self._jetstream.connected:
+            if self._jetstream.connected and (self._swept_to < 0 or any(self._settled.values())):
                 try:
-                    await self._sweep(partition)
+                    await self._sweep()
                 except (NoAnswer, ApiError) as failure:
-                    log.warning("sweeping %s waits: %s", consumer_name(self._stage, partition), failure)
-            await asyncio.sleep(SWEEP_S / PARTITIONS)
+                    log.warning("sweeping %s waits: %s", self._stream, failure)
+            await asyncio.sleep(SWEEP_S)
 
-    async def _sweep(self, partition: int) -> None:
-        stream = stage_stream(self._stage, partition, self._settings)
-        name = consumer_name(self._stage, partition)
-        info = await self._jetstream.api(f"CONSUMER.INFO.{stream}.{name}", None, _ConsumerInfo)
-        floor = info.ack_floor.stream_seq
+    async def _sweep(self) -> None:
+        floors, unsettled = await self._floors()
+        moved = unsettled - 1 > self._swept_to
+        if moved:
+            await self._purge({"seq": unsettled})
+            self._swept_to = unsettled - 1
+        for partition, settled in self._settled.items():
+            settled -= {seq for seq in settled if seq <= self._swept_to}
+            self._held_back[partition] = 0 if moved or not settled else self._held_back[partition] + 1
+            if self._held_back[partition] >= HELD_BACK_SWEEPS:
+                await self._sweep_around(partition, floors[partition])
+
+    async def _floors(self) -> tuple[dict[int, int], int]:
+        """Each partition's ack floor, and the sequence of the first message that any of them has not settled."""
+        # Asked first: whatever a partition has up to this sequence is found by the questions that follow.
+        info = await self._jetstream.api(f"STREAM.INFO.{self._stream}", None, _StreamInfo)
+        first = info.state.last_seq + 1
+        floors: dict[int, int] = {}
+        for partition in self._settled:
+            name = consumer_name(self._stage, partition)
+            consumer = await self._jetstream.api(f"CONSUMER.INFO.{self._stream}.{name}", None, _ConsumerInfo)
+            floors[partition] = consumer.ack_floor.stream_seq
+            if floors[partition] + 1 < first:
+                found = await self._jetstream.next_stored(self._stream, floors[partition] + 1, self._subject(partition))
+                first = first if found is None else min(first, found.seq)
+        return floors, first
+
+    async def _sweep_around(self, partition: int, floor: int) -> None:
         settled = self._settled[partition]
         behind = {seq for seq in settled if seq <= floor}
-        if behind or (floor and partition in self._unvisited):
-            subject = f"{STAGE_SUBJECT[self._stage]}.{partition}.*"
-            await self._jetstream.api(f"STREAM.PURGE.{stream}", {"filter": subject, "seq": floor + 1}, dict)
+        if behind:
+            await self._purge({"filter": self._subject(partition), "seq": floor + 1})
             settled -= behind
-        self._unvisited.discard(partition)
-        self._held_back[partition] = 0 if behind or not settled else self._held_back[partition] + 1
-        if self._held_back[partition] >= HELD_BACK_SWEEPS:
-            for seq in sorted(settled)[:SINGLE_DELETIONS_MAX]:
-                await self._jetstream.delete_stored(stream, seq)
-                settled.discard(seq)
+        for seq in sorted(settled)[:SINGLE_DELETIONS_MAX]:
+            await self._jetstream.delete_stored(self._stream, seq)
+            settled.discard(seq)
+
+    async def _purge(self, request: Mapping[str, object]) -> None:
+        await self._jetstream.api(f"STREAM.PURGE.{self._stream}", request, dict)
+
+    def _subject(self, partition: int) -> str:
+        return f"{STAGE_SUBJECT[self._stage]}.{partition}.*"

@@ -3,67 +3,30 @@
 import asyncio
 import dataclasses
 import itertools
-import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 import pytest
-import uvicorn
 
-from edge.app import EdgeApp
-from edge.hints import RedisHints, redis_client
-from edge.ports import EdgePorts, Publisher
-from edge.settings import EdgeSettings
-from ops.clock import SystemClock, new_span_id, new_uuid7
+from edge.hints import redis_client
+from ops.clock import SystemClock
 from ops.embedded import EmbeddedServers
 from ops.settings import load
-from ops.telemetry import PrometheusMeter
 from schemas.principal import Scope
-from schemas.readiness import Readiness
-from schemas.units import Clock, UnixMs, format_rfc3339
+from schemas.units import format_rfc3339
 from sinks.api_keys import ApiKeys
-from sinks.event_keys import EventKeys
-from sinks.life import Lives
 from sinks.pg import Pool
-from sinks.settings import PostgresSettings
 from sinks.tenants import Tenants
-from streams.durability import DurabilityWatch
-from streams.jetstream import JetStream
-from streams.publisher import IngestPublisher
 from streams.settings import StreamSettings
 from tests.contract.proxy import Proxy
+from tests.contract.running import Edge, Wiring, opened, running
 from tests.contract.wire import Client
 
 _numbers = itertools.count(1)
-DAY_MS = 86_400_000
-SETTINGS = EdgeSettings(integrity_required=False, event_age_ms_max=7 * DAY_MS)
-
-
-@dataclass(frozen=True)
-class Edge:
-    """A running edge and its parts."""
-
-    port: int
-    settings: EdgeSettings
-    watch: DurabilityWatch
-    pool: Pool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wiring:
-    """How one edge reaches its servers, and what of it a test replaces."""
-
-    nats_url: str
-    postgres_dsn: str
-    redis_url: str
-    settings: EdgeSettings = SETTINGS
-    clock: Clock = dataclasses.field(default_factory=SystemClock)
-    proves_durability: bool = True
-    publisher: Publisher | None = None
 
 
 @dataclass(frozen=True)
@@ -122,20 +85,20 @@ def run_edge(wiring: Wiring, stream_settings: StreamSettings) -> RunEdge:
     """`async with run_edge(redis_url=..)` serves an edge that differs from the usual one in what is named."""
 
     def run(**changes: Any) -> Any:
-        return _running(dataclasses.replace(wiring, **changes), stream_settings)
+        return running(dataclasses.replace(wiring, **changes), stream_settings)
 
     return run
 
 
 @pytest.fixture(scope="session")
 async def edge(run_edge: RunEdge) -> AsyncIterator[Edge]:
-    async with run_edge() as running:
-        yield running
+    async with run_edge() as edge:
+        yield edge
 
 
 @pytest.fixture(scope="session")
 async def operator_pool(servers: EmbeddedServers) -> AsyncIterator[Pool]:
-    async with _opened(servers.postgres_dsn("operator")) as pool:
+    async with opened(servers.postgres_dsn("operator")) as pool:
         yield pool
 
 
@@ -147,7 +110,7 @@ def keys(operator_pool: Pool) -> ApiKeys:
 
 @pytest.fixture(scope="session")
 async def worker_pool(servers: EmbeddedServers) -> AsyncIterator[Pool]:
-    async with _opened(servers.postgres_dsn("worker")) as pool:
+    async with opened(servers.postgres_dsn("worker")) as pool:
         yield pool
 
 
@@ -220,88 +183,3 @@ async def _proxied(url: str) -> AsyncIterator[tuple[Proxy, str]]:
         yield proxy, url.replace(f":{port}", f":{proxy.port}")
     finally:
         await proxy.close()
-
-
-@asynccontextmanager
-async def _opened(dsn: str) -> AsyncIterator[Pool]:
-    pool = await Pool.open(PostgresSettings(dsn=dsn, pool_size=4, statement_cache_size=100))
-    try:
-        yield pool
-    finally:
-        await pool.close()
-
-
-@asynccontextmanager
-async def _running(wiring: Wiring, streams: StreamSettings) -> AsyncIterator[Edge]:
-    meter = PrometheusMeter("edge")
-    async with AsyncExitStack() as stack:
-        jetstream = await JetStream.connect(wiring.nats_url, "edge")
-        stack.push_async_callback(jetstream.close)
-        system = await JetStream.connect(streams.system_url, "system")
-        stack.push_async_callback(system.close)
-        pool = await stack.enter_async_context(_opened(wiring.postgres_dsn))
-        hints = RedisHints(redis_client(wiring.redis_url), wiring.settings)
-        stack.push_async_callback(hints.close)
-        watch = DurabilityWatch(jetstream, system, streams, wiring.clock)
-        if wiring.proves_durability:
-            assert await watch.check() == []
-        publisher = IngestPublisher(jetstream, watch, streams, meter)
-        stack.push_async_callback(publisher.close)
-        app = EdgeApp(
-            wiring.settings,
-            EdgePorts(
-                publisher=wiring.publisher or publisher,
-                stored_keys=EventKeys(pool),
-                hints=hints,
-                credentials=ApiKeys(pool),
-                lives=Lives(pool),
-                readiness=lambda: Readiness(()),
-                queue_depth_hardstop=streams.tenant_messages_max,
-                meter=meter,
-                clock=wiring.clock,
-                new_request_id=new_uuid7,
-                new_span_id=new_span_id,
-            ),
-        )
-        port = await stack.enter_async_context(_served(app))
-        yield Edge(port, wiring.settings, watch, pool)
-
-
-@asynccontextmanager
-async def _served(app: EdgeApp) -> AsyncIterator[int]:
-    """Serve on a free port as the edge process does."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        access_log=False,
-        log_config=None,
-        timeout_graceful_shutdown=1,
-    )
-    server = uvicorn.Server(config)
-    server.config.load()
-    started = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        while not server.started:
-            await asyncio.wait({started}, timeout=0.01)
-            assert not started.done()
-        yield listener.getsockname()[1]
-    finally:
-        server.should_exit = True
-        await started
-        listener.close()
-
-
-class ShiftedClock:
-    """The system's time, some way ahead."""
-
-    def __init__(self, ahead_ms: int) -> None:
-        self._ahead_ms = ahead_ms
-        self._clock = SystemClock()
-
-    def now_ms(self) -> UnixMs:
-        return UnixMs(self._clock.now_ms() + self._ahead_ms)

@@ -12,7 +12,8 @@ from schemas.codes import TABLE, Code
 from schemas.principal import Scope
 from schemas.units import UnixMs, format_rfc3339
 from sinks.api_keys import ApiKeys
-from tests.contract.conftest import DAY_MS, SETTINGS, Edge, RunEdge, Sender
+from tests.contract.conftest import RunEdge, Sender
+from tests.contract.running import DAY_MS, SETTINGS, Edge
 from tests.contract.wire import Client
 
 FIELDS = ("tenant_id", "event_id", "trace_id", "agent_id", "schema_version", "created_at", "source", "payload")

@@ -16,8 +16,9 @@ from schemas.units import UnixMs, format_rfc3339
 from streams.committer import GroupCommitter
 from streams.jetstream import JetStream
 from streams.settings import StreamSettings
-from tests.contract.conftest import SETTINGS, RunEdge, Sender, ShiftedClock, forget_hints, until_hinted
+from tests.contract.conftest import RunEdge, Sender, forget_hints, until_hinted
 from tests.contract.proxy import Proxy
+from tests.contract.running import SETTINGS, ShiftedClock
 from tests.contract.wire import Answer
 
 Proxied = tuple[Proxy, str]

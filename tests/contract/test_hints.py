@@ -12,8 +12,9 @@ from edge import hints as hints_module
 from edge.hints import RedisHints, redis_client
 from schemas.answers import NoAnswer
 from schemas.envelope import EventKey
-from tests.contract.conftest import SETTINGS, Sender, until_hinted
+from tests.contract.conftest import Sender, until_hinted
 from tests.contract.proxy import Proxy
+from tests.contract.running import SETTINGS
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from schemas.envelope import EventKey
 from schemas.rows import Claim, ClaimOutcome
 from sinks.event_keys import EventKeys
 from sinks.pg import Pool
-from tests.contract.conftest import DAY_MS, Edge, RunEdge, Sender, ShiftedClock, forget_hints, until_hinted
+from tests.contract.conftest import RunEdge, Sender, forget_hints, until_hinted
+from tests.contract.running import DAY_MS, Edge, ShiftedClock
 from tests.contract.wire import Answer, Client
 
 REPLAYED = "idempotency-replayed"

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from schemas.codes import TABLE, Code
-from tests.contract.conftest import Edge, Sender
+from tests.contract.conftest import Sender
+from tests.contract.running import Edge
 from tests.contract.wire import Client, Connection, head
 
 LENGTH = "Content-Length: 2"

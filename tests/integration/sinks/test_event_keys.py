@@ -84,14 +84,23 @@ async def test_a_backlog_of_any_day_finds_its_partition(
 async def test_the_stored_key_makes_the_first_receipt_byte_for_byte(worker: Pool, edge: Pool, tenant: str) -> None:
     claim = make.claim(tenant, "e1", 2**40)
     await EventKeys(worker).claim([claim])
-    stored = await EventKeys(edge).stored(tenant, ["e1", "e2"])
-    assert stored == {"e1": claim.key}
-    assert receipt(stored["e1"]) == receipt(claim.key)
+    stored = await EventKeys(edge).stored([(tenant, "e1"), (tenant, "e2")])
+    assert stored == {(tenant, "e1"): claim.key}
+    assert receipt(stored[tenant, "e1"]) == receipt(claim.key)
 
 
 async def test_a_key_of_another_tenant_is_not_stored_for_this_one(worker: Pool, edge: Pool, tenant: str) -> None:
     await EventKeys(worker).claim([make.claim(tenant, "e1", 1)])
-    assert await EventKeys(edge).stored(make.tenant_id(), ["e1"]) == {}
+    assert await EventKeys(edge).stored([(make.tenant_id(), "e1")]) == {}
+
+
+async def test_one_look_up_serves_several_tenants_and_gives_each_its_own(worker: Pool, edge: Pool, tenant: str) -> None:
+    other = make.tenant_id()
+    mine, theirs = make.claim(tenant, "e1", 1), make.claim(other, "e1", 2)
+    await EventKeys(worker).claim([mine])
+    await EventKeys(worker).claim([theirs])
+    stored = await EventKeys(edge).stored([(tenant, "e1"), (other, "e1"), (other, "e2")])
+    assert stored == {(tenant, "e1"): mine.key, (other, "e1"): theirs.key}
 
 
 async def test_a_claim_that_can_never_be_stored_is_refused_with_its_whole_batch(
@@ -102,4 +111,4 @@ async def test_a_claim_that_can_never_be_stored_is_refused_with_its_whole_batch(
         await EventKeys(worker).claim(batch)
     assert refused.value.reason is DeadReason.STORE_REFUSED
     assert refused.value.__cause__ is None
-    assert await EventKeys(edge).stored(tenant, ["e1"]) == {}
+    assert await EventKeys(edge).stored([(tenant, "e1")]) == {}

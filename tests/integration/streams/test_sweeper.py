@@ -7,7 +7,7 @@ import pytest
 
 from ops.embedded import EmbeddedServers
 from schemas.meter import Meter
-from schemas.subjects import consumer_name, ingest_stream, lane
+from schemas.subjects import PARTITIONS, consumer_name, ingest_stream, lane
 from streams.committer import GroupCommitter
 from streams.delivery import ACK, Delivery, delayed
 from streams.inbox import Inbox
@@ -62,7 +62,7 @@ async def test_what_was_settled_leaves_the_queue_and_what_was_not_stays(
     tenant = "swept-a"
     await _publish(admin, stream_settings, tenant, tally)
     deliveries = await _fetch(worker, stream_settings, tenant)
-    sweeper = QueueSweeper(worker, "dedupe", stream_settings)
+    sweeper = QueueSweeper(worker, "dedupe", STREAM, range(PARTITIONS))
     stopping = asyncio.Event()
     running = asyncio.create_task(sweeper.run(stopping))
     await worker.settle([(delivery.reply, ACK) for delivery in deliveries[:10]])
@@ -82,7 +82,7 @@ async def test_a_parked_message_keeps_its_place_and_does_not_hold_its_neighbours
     tenant = "swept-b"
     await _publish(admin, stream_settings, tenant, tally)
     deliveries = await _fetch(worker, stream_settings, tenant)
-    sweeper = QueueSweeper(worker, "dedupe", stream_settings)
+    sweeper = QueueSweeper(worker, "dedupe", STREAM, range(PARTITIONS))
     stopping = asyncio.Event()
     running = asyncio.create_task(sweeper.run(stopping))
     parked, others = deliveries[0], deliveries[1:]

@@ -9,6 +9,7 @@ import hypothesis
 import msgspec
 import pytest
 
+from edge.app import EdgeApp
 from edge.ports import EdgePorts
 from edge.settings import EdgeSettings
 from schemas.answers import Duplicate, NoAnswer, PublishOutcome, Refused, Stored
@@ -18,6 +19,7 @@ from schemas.metrics import Metric
 from schemas.principal import Principal, Scope
 from schemas.readiness import Readiness
 from schemas.units import UnixMs, format_rfc3339
+from tests.unit.edge.calling import Client
 
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
@@ -114,13 +116,13 @@ class KeyTable:
     def __init__(self) -> None:
         self.keys: dict[str, EventKey] = {}
         self.answers = True
-        self.queries: list[tuple[str, tuple[str, ...]]] = []
+        self.queries: list[tuple[tuple[str, str], ...]] = []
 
-    async def stored(self, tenant_id: str, event_ids: Sequence[str]) -> Mapping[str, EventKey]:
-        self.queries.append((tenant_id, tuple(event_ids)))
+    async def stored(self, identities: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], EventKey]:
+        self.queries.append(tuple(identities))
         if not self.answers:
             raise NoAnswer(Code.STORE_UNAVAILABLE)
-        return {one: self.keys[one] for one in event_ids if one in self.keys}
+        return {(tenant, one): self.keys[one] for tenant, one in identities if one in self.keys}
 
 
 class Memory:
@@ -209,3 +211,8 @@ def world() -> World:
 @pytest.fixture
 def settings() -> EdgeSettings:
     return EdgeSettings(integrity_required=False, event_age_ms_max=7 * DAY_MS)
+
+
+@pytest.fixture
+def client(world: World, settings: EdgeSettings) -> Client:
+    return Client(EdgeApp(settings, world.ports))

@@ -1,9 +1,8 @@
 """The application over ports in memory: what is answered, measured and logged."""
 
 import logging
-from typing import Any, NamedTuple
+from typing import Any
 
-import msgspec
 import pytest
 
 from edge.app import EdgeApp
@@ -13,50 +12,8 @@ from schemas.codes import TABLE, Code
 from schemas.logkeys import REQUIRED
 from schemas.principal import Principal, Scope
 from schemas.readiness import Readiness
+from tests.unit.edge.calling import Client
 from tests.unit.edge.conftest import TRACE_ID, World, body_of
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def document(self) -> Any:
-        return msgspec.json.decode(self.body)
-
-    @property
-    def lines(self) -> list[Any]:
-        return [msgspec.json.decode(line) for line in self.body.splitlines()]
-
-
-class Client:
-    """Calls the application as the server does, with the whole body at once."""
-
-    def __init__(self, app: EdgeApp) -> None:
-        self._app = app
-
-    async def __call__(self, method: str, path: str, body: bytes = b"", **fields: str) -> Answer:
-        kind = "application/x-ndjson" if path.endswith("batch") else "application/json"
-        named = {"host": "edge", "authorization": "Bearer key"} | {
-            name.replace("_", "-"): value for name, value in fields.items()
-        }
-        if method == "POST":
-            named = {"content-type": kind, "content-length": str(len(body))} | named
-        sent: list[Any] = []
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        headers = [(name.encode(), value.encode()) for name, value in named.items()]
-        scope = {"type": "http", "method": method, "raw_path": path.encode(), "headers": headers}
-        await self._app(scope, receive, send)
-        start, *rest = sent
-        answered = {name.decode(): value.decode() for name, value in start["headers"]}
-        return Answer(start["status"], answered, b"".join(part["body"] for part in rest))
 
 
 async def test_a_body_that_ends_before_its_announced_length_has_no_effect_and_no_answer(
@@ -88,11 +45,6 @@ async def test_a_body_that_ends_before_its_announced_length_has_no_effect_and_no
     assert world.broker.submitted == []
 
 
-@pytest.fixture
-def client(world: World, settings: EdgeSettings) -> Client:
-    return Client(EdgeApp(settings, world.ports))
-
-
 async def test_an_accepted_event_is_answered_with_its_receipt_and_ids(client: Client) -> None:
     answer = await client("POST", "/ingest", body_of(), x_request_id="my-request")
     assert answer.status == 202
@@ -103,46 +55,6 @@ async def test_an_accepted_event_is_answered_with_its_receipt_and_ids(client: Cl
     assert (answer.headers["x-tenant-id"], answer.headers["x-event-id"]) == ("acme", "evt-1")
     assert answer.headers["x-trace-id"] == TRACE_ID
     assert answer.headers["traceparent"] == f"00-{TRACE_ID.replace('-', '')}-{answer.headers['x-span-id']}-01"
-
-
-async def test_a_batch_has_one_result_a_line_in_order_with_the_bytes_of_the_single_receipt(client: Client) -> None:
-    wrong = b'{"tenant_id":"acme"}'
-    answer = await client("POST", "/ingest/batch", b"\n".join([body_of(), b"", wrong, body_of(event_id="evt-2"), b""]))
-    assert (answer.status, answer.headers["content-type"]) == (200, "application/x-ndjson")
-    assert [(line["line"], line["status"]) for line in answer.lines] == [(1, 202), (2, 400), (3, 400), (4, 202)]
-    assert [line.get("error_code") for line in answer.lines] == [None, "MALFORMED_JSON", "EVENT_ID_REQUIRED", None]
-    assert [one["error_code"] for one in answer.lines[2]["errors"]][:2] == ["EVENT_ID_REQUIRED", "TRACE_ID_REQUIRED"]
-    receipt = (await client("POST", "/ingest", body_of())).body
-    fields = receipt.removeprefix(b'{"status":"accepted",').removesuffix(b"}")
-    assert answer.body.splitlines()[0] == b'{"line":1,"status":202,' + fields + b',"replayed":false}'
-
-
-@pytest.mark.parametrize("lines", [999, 1_000])
-async def test_a_batch_may_have_a_thousand_lines_with_or_without_a_last_line_end(client: Client, lines: int) -> None:
-    for end in (b"", b"\n"):
-        assert len((await client("POST", "/ingest/batch", b"\n".join([b"{}"] * lines) + end)).lines) == lines
-
-
-@pytest.mark.parametrize("body", [b"\n".join([b"{}"] * 1_001), b"{}\n" * 1_001, b"\n" * 100_000])
-async def test_a_longer_batch_is_refused_whole(client: Client, body: bytes) -> None:
-    answer = await client("POST", "/ingest/batch", body)
-    assert (answer.status, answer.document["error_code"]) == (413, "PAYLOAD_TOO_LARGE")
-    assert "connection" not in answer.headers, "the body was read, so the connection serves on"
-
-
-@pytest.mark.parametrize("body", [b"", b" ", b"\r"])
-async def test_a_batch_without_lines_is_malformed(client: Client, body: bytes) -> None:
-    answer = await client("POST", "/ingest/batch", body)
-    assert (answer.status, answer.document["error_code"]) == (400, "MALFORMED_REQUEST")
-
-
-async def test_a_line_too_long_for_one_event_harms_no_other(client: Client, settings: EdgeSettings) -> None:
-    long = body_of(source="x" * settings.body_bytes_max)
-    answer = await client("POST", "/ingest/batch", long + b"\n" + body_of())
-    assert [(line["status"], line.get("error_code")) for line in answer.lines] == [
-        (413, "PAYLOAD_TOO_LARGE"),
-        (202, None),
-    ]
 
 
 async def test_a_problem_document_says_everything_and_repeats_nothing(client: Client) -> None:
@@ -199,13 +111,6 @@ async def test_a_header_that_disagrees_refuses_before_any_effect(
     answer = await client("POST", "/ingest", body_of(), **{field: value})
     assert (answer.status, answer.document["error_code"]) == (TABLE[code].status, code)
     assert world.broker.by_id == {}
-
-
-async def test_of_those_a_batch_heeds_the_tenant_alone(client: Client) -> None:
-    answer = await client("POST", "/ingest/batch", body_of(), x_trace_id="x", x_event_id="x", idempotency_key="x")
-    assert answer.lines[0]["status"] == 202
-    answer = await client("POST", "/ingest/batch", body_of(), x_tenant_id="other")
-    assert (answer.status, answer.document["error_code"]) == (403, "TENANT_MISMATCH")
 
 
 async def test_a_key_speaks_for_its_tenant_and_agent_alone(world: World, client: Client) -> None:
@@ -309,15 +214,6 @@ async def test_a_refusal_is_logged_with_its_ids_and_without_its_input(
         "error_code": "SOURCE_INVALID",
     }
     assert "do-not-repeat-me" not in str(vars(record))
-
-
-async def test_a_batch_logs_each_code_once(client: Client, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "edge")
-    await client("POST", "/ingest/batch", b"\n".join([b"{}", b"{}", b"x", body_of()]))
-    assert [(record.getMessage(), vars(record)["error_code"]) for record in caplog.records] == [
-        ("batch lines refused: 2", "TENANT_ID_REQUIRED"),
-        ("batch lines refused: 1", "MALFORMED_JSON"),
-    ]
 
 
 async def test_without_the_database_a_first_request_gets_no_verdict(world: World, client: Client) -> None:
