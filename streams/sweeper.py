@@ -30,7 +30,8 @@ log = logging.getLogger("streams")
 
 SWEEP_S = 0.5
 """A tenant's depth counts settled messages for no longer than this."""
-HELD_BACK_SWEEPS = 4
+HELD_BACK_SWEEPS = 30
+"""Longer than an ack_wait: after a crash the floors stand still until the dead worker's messages come again."""
 SINGLE_DELETIONS_MAX = 200
 
 

@@ -77,8 +77,13 @@ async def test_what_was_settled_leaves_the_queue_and_what_was_not_stays(
 
 
 async def test_a_parked_message_keeps_its_place_and_does_not_hold_its_neighbours_in_the_queue(
-    admin: JetStream, worker: JetStream, stream_settings: StreamSettings, tally: Meter
+    admin: JetStream,
+    worker: JetStream,
+    stream_settings: StreamSettings,
+    tally: Meter,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("streams.sweeper.HELD_BACK_SWEEPS", 2)
     tenant = "swept-b"
     await _publish(admin, stream_settings, tenant, tally)
     deliveries = await _fetch(worker, stream_settings, tenant)
