@@ -8,6 +8,7 @@ message keeps its Nats-Msg-Id throughout, so no retry here can store it twice.
 import asyncio
 import itertools
 import logging
+import secrets
 from collections import deque
 from dataclasses import dataclass
 
@@ -50,6 +51,7 @@ class GroupCommitter:
         self._in_flight = 0
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._name = secrets.token_hex(8)  # no other publisher's, in whichever process: ids of one stream must not meet
         self._batch_ids = itertools.count()
         self._full_subjects: set[str] = set()
         """Subjects at their cap publish alone until one message goes through, so that they refuse nobody's batch."""
@@ -140,7 +142,7 @@ class GroupCommitter:
         token = self._jetstream.reply_token()
         frames = [frame(batch[-1].subject, token, batch[-1].headers, batch[-1].data)]
         if len(batch) > 1:
-            batch_id = f"Nats-Batch-Id: {id(self):x}-{next(self._batch_ids)}\r\nNats-Batch-Sequence: "
+            batch_id = f"Nats-Batch-Id: {self._name}-{next(self._batch_ids)}\r\nNats-Batch-Sequence: "
             frames = [
                 frame(message.subject, "", f"{message.headers}{batch_id}{position}\r\n", message.data)
                 for position, message in enumerate(batch[:-1], start=1)
