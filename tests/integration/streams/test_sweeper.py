@@ -45,6 +45,12 @@ async def _fetch(jetstream: JetStream, settings: StreamSettings, tenant: str) ->
     return found
 
 
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other tests left unsettled in the stream holds it back, as a parked tenant would."""
+    monkeypatch.setattr("streams.sweeper.HELD_BACK_SWEEPS", 2)
+
+
 @pytest.fixture
 async def worker(servers: EmbeddedServers) -> "JetStream":
     return await JetStream.connect(servers.nats_url("worker"), "worker")
@@ -81,9 +87,7 @@ async def test_a_parked_message_keeps_its_place_and_does_not_hold_its_neighbours
     worker: JetStream,
     stream_settings: StreamSettings,
     tally: Meter,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streams.sweeper.HELD_BACK_SWEEPS", 2)
     tenant = "swept-b"
     await _publish(admin, stream_settings, tenant, tally)
     deliveries = await _fetch(worker, stream_settings, tenant)
