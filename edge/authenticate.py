@@ -72,7 +72,7 @@ class Authenticator:
             known = self._verified.get(digest)
             if known is None or not self._usable(known, now_ms):
                 raise
-            self._verified[digest] = replace(known, asked_ms=now_ms)
+            self._verified[digest] = replace(known, asked_ms=self._clock.now_ms())
             return known.principal
         # Taken out first, so that the first key of the dictionary is always the one asked about longest ago.
         self._verified.pop(digest, None)

@@ -1,13 +1,18 @@
 """Look-ups in Postgres: one query for all who wait, one for a whole batch (DESIGN decision 3)."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 from edge.coalesce import Coalescer
 from edge.ports import StoredKeys
+from schemas.answers import NoAnswer
+from schemas.codes import Code
 from schemas.envelope import EventKey
 
 LINGER_MS = 1.0
 IDS_MAX = 1_000
+ANSWER_S_MAX = 1.0
+"""A database that hangs must not hold every request for as long as a statement may take."""
 
 
 class Lookups:
@@ -22,9 +27,16 @@ class Lookups:
         if len(event_ids) == 1:
             key = await self._singles.ask((tenant_id, event_ids[0]))
             return {} if key is None else {key.event_id: key}
-        keys = await self._stored_keys.stored([(tenant_id, event_id) for event_id in event_ids])
+        keys = await self._ask([(tenant_id, event_id) for event_id in event_ids])
         return {event_id: key for (_, event_id), key in keys.items()}
 
     async def _fetch(self, identities: Sequence[tuple[str, str]]) -> Sequence[EventKey | None]:
-        keys = await self._stored_keys.stored(identities)
+        keys = await self._ask(identities)
         return [keys.get(identity) for identity in identities]
+
+    async def _ask(self, identities: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], EventKey]:
+        try:
+            async with asyncio.timeout(ANSWER_S_MAX):
+                return await self._stored_keys.stored(identities)
+        except TimeoutError:
+            raise NoAnswer(Code.STORE_UNAVAILABLE) from None

@@ -1,16 +1,51 @@
-"""Standing checks of what the sinks promise: row-level security binds this very login."""
+"""Standing checks: the topology is the declared one, and row-level security binds this very login."""
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from schemas.answers import NoAnswer
 from sinks.attest import findings
+from sinks.faults import UnexpectedAnswerError
 from sinks.pg import Pool
+from streams.jetstream import ApiError, JetStream
+from streams.settings import StreamSettings
+from streams.topology import consumer_drift, stream_drift
 
 log = logging.getLogger("ops")
 
 INTERVAL_S = 55.0
 RETRY_S = 1.0
+
+
+class TopologyWatch:
+    """Compares the live streams and consumers with the declared ones at start-up and every 55 s."""
+
+    def __init__(self, jetstream: JetStream, settings: StreamSettings) -> None:
+        self._jetstream = jetstream
+        self._settings = settings
+        self.findings: list[str] = ["the streams and consumers were not checked yet"]
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Check until `stopping` is set; a broker that does not answer leaves the last check standing."""
+        while not stopping.is_set():
+            with suppress(NoAnswer):
+                found = await self._drift()
+                if found and found != self.findings:
+                    log.error("the topology is not the declared one: %s", "; ".join(found))
+                self.findings = found
+            try:
+                async with asyncio.timeout(RETRY_S if self.findings else INTERVAL_S):
+                    await stopping.wait()
+            except TimeoutError:
+                continue
+
+    async def _drift(self) -> list[str]:
+        try:
+            streams = await stream_drift(self._jetstream, self._settings)
+            return streams + await consumer_drift(self._jetstream, self._settings)
+        except ApiError as failure:
+            return [f"the broker refused to describe its streams ({failure.error.err_code})"]
 
 
 class IsolationWatch:
@@ -38,6 +73,8 @@ class IsolationWatch:
         except NoAnswer:
             self.store_answers = False
             return
+        except UnexpectedAnswerError as problem:
+            found = [f"row-level security cannot be attested: {problem}"]
         if found and found != self.findings:
             log.error("row-level security is not attested: %s", "; ".join(found))
         self.store_answers = True

@@ -9,7 +9,7 @@ from ops.connect import connected
 from ops.health import admin_server
 from ops.settings import Settings, settings_hash
 from ops.telemetry import PrometheusMeter
-from ops.watch import IsolationWatch
+from ops.watch import IsolationWatch, TopologyWatch
 from schemas.readiness import Readiness
 from schemas.subjects import (
     PARTITIONS,
@@ -42,7 +42,7 @@ from streams.stages.decision import DecisionStage
 from streams.stages.dedupe import DedupeStage
 from streams.stages.evidence import EvidenceStage
 from streams.sweeper import QueueSweeper
-from streams.topology import STAGES, stage_stream
+from streams.topology import ADVISORY_CONSUMER, STAGES, stage_stream
 
 LANES = {"dedupe": 2, "decision": 2, "evidence": 4, "dlq": 1}
 """Runners per stage: a lane takes every n-th partition and works its batches one after the other, so that a
@@ -50,8 +50,8 @@ tenant's events keep their order while small batches of many partitions share a 
 QUEUE_STAGES = ("dedupe", "decision")
 """Stages that read a queue, which is swept behind them; the others read a history."""
 BATCHING = {
-    "dedupe": Batching(messages_max=256, linger_ms=5),
-    "decision": Batching(messages_max=256, linger_ms=5),
+    "dedupe": Batching(messages_max=512, linger_ms=25),
+    "decision": Batching(messages_max=512, linger_ms=25),
     "evidence": Batching(messages_max=1_000, linger_ms=1_000),  # one sealed, fsynced segment a batch and partition
     "dlq": Batching(messages_max=64, linger_ms=50),
 }
@@ -70,6 +70,7 @@ class Worker:
         self._meter = meter
         self._clock = SystemClock()
         self.isolation = IsolationWatch(pool)
+        self.topology = TopologyWatch(jetstream, settings.streams)
         self.keys = EventKeys(pool)
         self.ledger = DecisionLedger(pool)
         self.letters = DeadLetters(pool, settings_hash(settings))
@@ -96,6 +97,7 @@ class Worker:
             self._runners.append(self._advisories(graveyard))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.isolation.run(stopping))
+            tasks.create_task(self.topology.run(stopping))
             tasks.create_task(relay.run(stopping))
             for sweeper in sweepers:
                 tasks.create_task(sweeper.run(stopping))
@@ -103,7 +105,7 @@ class Worker:
                 tasks.create_task(runner.run(stopping))
 
     def readiness(self) -> Readiness:
-        reasons = list(self.isolation.findings)
+        reasons = [*self.isolation.findings, *self.topology.findings]
         if not self._jetstream.connected:
             reasons.append("no connection to the broker")
         if not self.isolation.store_answers:
@@ -152,7 +154,7 @@ class Worker:
     def _advisories(self, graveyard: Graveyard) -> Runner:
         stage = AdvisoryStage(self._jetstream, graveyard, self._settings.streams)
         runner = self._runner(stage, graveyard, BATCHING["dlq"], keep_settled)
-        runner.add(self._inbox(STREAM_ADVISORIES, "advisories", runner))
+        runner.add(self._inbox(STREAM_ADVISORIES, ADVISORY_CONSUMER, runner))
         return runner
 
     def _runner(self, stage: Stage, graveyard: Graveyard, batching: Batching, settled: Settled) -> Runner:

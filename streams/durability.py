@@ -64,7 +64,7 @@ class DurabilityWatch:
     def proven(self) -> bool:
         """Whether the last check found nothing, less than two intervals ago."""
         at_ms = self._proven_at_ms
-        return at_ms is not None and self._clock.now_ms() - at_ms < 2 * WATCH_INTERVAL_MS
+        return at_ms is not None and 0 <= self._clock.now_ms() - at_ms < 2 * WATCH_INTERVAL_MS
 
     def remembers_since_ms(self) -> UnixMs:
         """Ids published after this moment are known to the broker: its window, cut short by its last start.
@@ -80,6 +80,8 @@ class DurabilityWatch:
             found = await self._server_findings() + await stream_drift(self._jetstream, self._settings)
         except NoAnswer as failure:
             found = [f"no answer from the broker ({failure.code.value})"]
+        except msgspec.MsgspecError:
+            found = ["a server's description of itself cannot be read"]
         except ApiError as failure:
             found = [f"the broker refused to describe its streams ({failure.error.err_code})"]
         if found and found != self.findings:

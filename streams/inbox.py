@@ -24,6 +24,11 @@ HEARTBEAT_S = 5
 HEARTBEATS_MISSED_MAX = 3
 NS_PER_S = 1_000_000_000
 HEARTBEAT_STATUS = "100"
+WORKED_S_MAX = 2.0
+"""What is left of an ack_wait for working a delivery once it is taken."""
+ERROR_PAUSE_S = 0.25
+ENDED = frozenset({"404", "408", "409"})
+"""The pull is over and all is well: nothing there, expired, or over its byte limit."""
 
 
 class Inbox:
@@ -36,7 +41,7 @@ class Inbox:
         self._settings = settings
         self._name = f"{stream}.{consumer}"
         self._arrived = arrived
-        self._buffer: deque[Delivery] = deque()
+        self._buffer: deque[tuple[float, Delivery]] = deque()
         self._subject = ""
         self._expected = 0
         self._heard_at_s = 0.0
@@ -70,9 +75,16 @@ class Inbox:
         self._heard_at_s = now_s
 
     def take(self, messages_max: int) -> list[Delivery]:
-        """Up to that many deliveries, oldest first."""
+        """Up to that many deliveries, oldest first.
+
+        Those that waited here for most of their ack_wait are let go: the broker is about to bring them
+        again, and working both copies would make a slow worker slower.
+        """
+        stale_s = asyncio.get_running_loop().time() - self._settings.ack_wait_ms / 1000 + WORKED_S_MAX
+        while self._buffer and self._buffer[0][0] < stale_s:
+            self._buffer.popleft()
         count = min(messages_max, len(self._buffer))
-        return [self._buffer.popleft() for _ in range(count)]
+        return [self._buffer.popleft()[1] for _ in range(count)]
 
     def __len__(self) -> int:
         return len(self._buffer)
@@ -81,10 +93,14 @@ class Inbox:
         self._heard_at_s = asyncio.get_running_loop().time()
         status = message.headers.get("Status") if message.headers else None
         if status is None:
-            self._buffer.append(from_message(message))
+            self._buffer.append((self._heard_at_s, from_message(message)))
             self._expected -= 1
+        elif status in ENDED:
+            self._expected = 0
         elif status != HEARTBEAT_STATUS:
-            self._expected = 0  # expired, over its byte limit, or refused: the pull is over
+            log.warning("pulling from %s was refused: %s", self._name, status)
+            await asyncio.sleep(ERROR_PAUSE_S)  # no consumer, or no leader yet: asking at once would spin
+            self._expected = 0
         if status != HEARTBEAT_STATUS:
             self._arrived.set()
 

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
@@ -217,6 +218,8 @@ class JetStream:
             if len(found) >= answers_min:
                 enough.set()
 
+        if not self.connected:
+            raise NoAnswer(Code.STREAM_UNAVAILABLE)
         subscription, inbox = await self.subscribe(f"collect{next(self._tokens)}", keep)
         try:
             await self._send(subject, data, inbox, None)
@@ -225,7 +228,7 @@ class JetStream:
         except TimeoutError:
             log.warning("fewer servers answered than expected")
         finally:
-            if self.connected:
+            with suppress(nats.errors.Error):  # a closed connection has no subscriptions left
                 await subscription.unsubscribe()
         return found
 
@@ -263,6 +266,9 @@ class JetStream:
             future.set_result(message)
 
     async def _on_disconnected(self) -> None:
+        # Frames written just before must not be sent by the next connection: their senders are told below.
+        self._client._pending.clear()  # noqa: SLF001  (see _write)
+        self._client._pending_data_size = 0  # noqa: SLF001
         if not self._closing:
             log.warning("connection to the broker lost")
         self._fail_waiting()

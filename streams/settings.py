@@ -21,7 +21,7 @@ class StreamSettings:
     tenant_messages_max: int
     duplicate_window_ms: int = 120_000
     publish_timeout_ms: int = 2_000
-    batch_messages_max: int = 256
+    batch_messages_max: int = 1_000
     batches_in_flight_max: int = 8
     """A stream takes 50 atomic batches at once over all publishers."""
     linger_ms: float = 1.0

@@ -21,10 +21,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from schemas.answers import NoAnswer
-from schemas.subjects import consumer_name
+from schemas.subjects import STREAM_ADVISORIES, consumer_name
 from streams.delivery import Delivery
 from streams.jetstream import ApiError, JetStream
-from streams.topology import STAGE_SUBJECT
+from streams.topology import ADVISORY_CONSUMER, STAGE_SUBJECT, UNKNOWN_CONSUMER
 
 log = logging.getLogger("streams")
 
@@ -41,6 +41,11 @@ class _Floor(msgspec.Struct):
 
 class _ConsumerInfo(msgspec.Struct):
     ack_floor: _Floor
+
+
+class _Waiting(msgspec.Struct):
+    num_pending: int = 0
+    num_ack_pending: int = 0
 
 
 class _State(msgspec.Struct):
@@ -60,7 +65,8 @@ class QueueSweeper:
         self._stream = stream
         self._settled: dict[int, set[int]] = {partition: set() for partition in partitions}
         """Sequences this worker settled and has not seen swept, by partition."""
-        self._held_back = dict.fromkeys(partitions, 0)
+        self._oldest = dict.fromkeys(partitions, (0, 0))
+        """Of each partition, the oldest settled sequence still there, and for how many sweeps it has been."""
         self._swept_to = -1
         """-1: an earlier worker may have settled messages that it did not live to sweep."""
 
@@ -80,16 +86,26 @@ class QueueSweeper:
             await asyncio.sleep(SWEEP_S)
 
     async def _sweep(self) -> None:
+        if await self._terminated_unburied():
+            return
         floors, unsettled = await self._floors()
-        moved = unsettled - 1 > self._swept_to
-        if moved:
+        if unsettled - 1 != self._swept_to:  # lower only where the stream was made anew
             await self._purge({"seq": unsettled})
             self._swept_to = unsettled - 1
         for partition, settled in self._settled.items():
             settled -= {seq for seq in settled if seq <= self._swept_to}
-            self._held_back[partition] = 0 if moved or not settled else self._held_back[partition] + 1
-            if self._held_back[partition] >= HELD_BACK_SWEEPS:
+            oldest, sweeps = min(settled, default=0), 0
+            if settled and oldest == self._oldest[partition][0]:
+                sweeps = self._oldest[partition][1] + 1
+            self._oldest[partition] = (oldest, sweeps)
+            if sweeps >= HELD_BACK_SWEEPS:
                 await self._sweep_around(partition, floors[partition])
+
+    async def _terminated_unburied(self) -> bool:
+        """Whether a message was terminated and still waits in its queue to be buried: its floor has passed it."""
+        name = f"{STREAM_ADVISORIES}.{ADVISORY_CONSUMER}"
+        waiting = await self._jetstream.api(f"CONSUMER.INFO.{name}", None, _Waiting)
+        return waiting.num_pending + waiting.num_ack_pending > 0
 
     async def _floors(self) -> tuple[dict[int, int], int]:
         """Each partition's ack floor, and the sequence of the first message that any of them has not settled."""
@@ -99,12 +115,20 @@ class QueueSweeper:
         floors: dict[int, int] = {}
         for partition in self._settled:
             name = consumer_name(self._stage, partition)
-            consumer = await self._jetstream.api(f"CONSUMER.INFO.{self._stream}.{name}", None, _ConsumerInfo)
-            floors[partition] = consumer.ack_floor.stream_seq
+            floors[partition] = await self._floor(name)
             if floors[partition] + 1 < first:
                 found = await self._jetstream.next_stored(self._stream, floors[partition] + 1, self._subject(partition))
                 first = first if found is None else min(first, found.seq)
         return floors, first
+
+    async def _floor(self, consumer: str) -> int:
+        try:
+            info = await self._jetstream.api(f"CONSUMER.INFO.{self._stream}.{consumer}", None, _ConsumerInfo)
+        except ApiError as failure:
+            if failure.error.err_code == UNKNOWN_CONSUMER:
+                return 0  # nothing is known to be settled; the drift report names what is missing
+            raise
+        return info.ack_floor.stream_seq
 
     async def _sweep_around(self, partition: int, floor: int) -> None:
         settled = self._settled[partition]

@@ -26,6 +26,7 @@ DAY_NS = 86_400 * 1_000_000_000
 UNKNOWN_STREAM = 10059
 UNKNOWN_CONSUMER = 10014
 CONSUMERS_MAX = 400
+ADVISORY_CONSUMER = "advisories"
 HISTORY_DAYS = 30
 ADVISORY_DAYS = 7
 
@@ -118,7 +119,7 @@ def consumers(settings: StreamSettings) -> list[ConsumerSpec]:
         for stage, subject in STAGE_SUBJECT.items()
         for partition in range(PARTITIONS)
     ]
-    return [*specs, ConsumerSpec(STREAM_ADVISORIES, _consumer("advisories", "", settings))]
+    return [*specs, ConsumerSpec(STREAM_ADVISORIES, _consumer(ADVISORY_CONSUMER, "", settings))]
 
 
 def _consumer(name: str, filter_subject: str, settings: StreamSettings) -> dict[str, Any]:

@@ -7,6 +7,7 @@ FG_DECIDE, so at every moment an accepted event is in a stream or in Postgres (D
 
 import asyncio
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -25,6 +26,11 @@ PARKED_MS = 1_000
 
 
 class _Source(msgspec.Struct):
+    source: str
+
+
+class _Readable(NamedTuple):
+    accepted: AcceptedEvent
     source: str
 
 
@@ -55,7 +61,7 @@ class DedupeStage:
             elif outcome is ClaimOutcome.DUPLICATE:
                 fates[position] = DONE
             else:
-                forwarded[position] = self._forward(event, deliveries[position])
+                forwarded[position] = self._forward(event.accepted, deliveries[position])
         for position, future in forwarded.items():
             fates[position] = _fate_of(await future)
         return fates
@@ -66,18 +72,20 @@ class DedupeStage:
         return self._decide.submit(subject, message_id(event.tenant_id, event.event_id), msgspec.json.encode(task), "")
 
 
-def read_accepted(delivery: Delivery) -> AcceptedEvent | None:
+def read_accepted(delivery: Delivery) -> _Readable | None:
     """The event of an ingest message, None when the data is not one or speaks of another tenant than its subject."""
     try:
         event = _accepted.decode(delivery.data)
+        source = _source.decode(event.event).source
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    return event if event.tenant_id == tenant_of(delivery.subject) else None
+    return _Readable(event, source) if event.tenant_id == tenant_of(delivery.subject) else None
 
 
-def _claim(event: AcceptedEvent, delivery: Delivery) -> Claim:
-    key = key_of(event, delivery.stream, delivery.seq)
-    return Claim(key, event.agent_id, _source.decode(event.event).source, bytes(event.event))
+def _claim(event: _Readable, delivery: Delivery) -> Claim:
+    accepted = event.accepted
+    key = key_of(accepted, delivery.stream, delivery.seq)
+    return Claim(key, accepted.agent_id, event.source, bytes(accepted.event))
 
 
 def _fate_of(outcome: PublishOutcome) -> Fate:
