@@ -105,7 +105,7 @@ def first_request(stack: Stack, clock: Clock) -> str:
         "schema_version": "1.0",
         "created_at": format_rfc3339(clock.now_ms()),
         "source": "curl",
-        "payload": {"message": "hello"},
+        "payload": {"kind": "log.line", "line": "hello"},
     }
     arguments = [
         f"{stack.url}/ingest",
