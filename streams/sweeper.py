@@ -89,9 +89,9 @@ class QueueSweeper:
         if await self._terminated_unburied():
             return
         floors, unsettled = await self._floors()
-        if unsettled - 1 != self._swept_to:  # lower only where the stream was made anew
+        if unsettled > 1 and unsettled - 1 != self._swept_to:  # lower only where the stream was made anew
             await self._purge({"seq": unsettled})
-            self._swept_to = unsettled - 1
+        self._swept_to = unsettled - 1
         for partition, settled in self._settled.items():
             settled -= {seq for seq in settled if seq <= self._swept_to}
             oldest, sweeps = min(settled, default=0), 0
