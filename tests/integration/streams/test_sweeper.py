@@ -1,11 +1,16 @@
 """Settled messages leave the queues, and nothing else does."""
 
 import asyncio
+import shutil
+from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
 
+from ops import plan
 from ops.embedded import EmbeddedServers
+from ops.embedded.directory import DataDirectory
+from ops.settings import load
 from schemas.meter import Meter
 from schemas.subjects import PARTITIONS, consumer_name, ingest_stream, lane
 from streams.committer import GroupCommitter
@@ -47,12 +52,26 @@ async def _fetch(jetstream: JetStream, settings: StreamSettings, tenant: str) ->
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What other tests left unsettled in the stream holds it back, as a parked tenant would."""
+    """Around a parked message within two sweeps instead of an ack_wait."""
     monkeypatch.setattr("streams.sweeper.HELD_BACK_SWEEPS", 2)
 
 
+@pytest.fixture(scope="module")
+async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedServers]:
+    """A broker of their own: what other tests leave unsettled would hold these queues back."""
+    with await DataDirectory.open(tmp_path_factory.mktemp("sweeper") / "data") as directory:
+        embedded = EmbeddedServers(directory)
+        try:
+            await embedded.start()
+            await plan.lay_out(embedded, load({}).streams)
+            yield embedded
+        finally:
+            await embedded.stop()
+            shutil.rmtree(directory.outside, ignore_errors=True)
+
+
 @pytest.fixture
-async def worker(servers: EmbeddedServers) -> "JetStream":
+async def worker(servers: EmbeddedServers) -> JetStream:
     return await JetStream.connect(servers.nats_url("worker"), "worker")
 
 
