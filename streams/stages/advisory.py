@@ -1,7 +1,7 @@
 """FG_ADV -> FG_DLQ: what the broker gave up on, or an operator terminated, is buried like any other dead event.
 
-Such a message stays in its work queue for ever and counts against its tenant's cap, so it is
-deleted there once its letter is stored.
+Such a message counts against its tenant's cap, so it is deleted from its queue once its letter is
+stored; until then nothing is swept, because the consumer's ack floor may have passed it.
 """
 
 from collections.abc import Sequence
