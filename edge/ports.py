@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from enum import StrEnum
+from typing import NamedTuple, Protocol
 
-from schemas.answers import PublishOutcome
+from schemas.answers import NoAnswer, PublishOutcome
+from schemas.codes import Code
 from schemas.envelope import EventKey
 from schemas.meter import Meter
 from schemas.principal import Principal
@@ -40,14 +42,159 @@ class StoredKeys(Protocol):
         """The keys of those events, (tenant_id, event_id) each, that have one. Raises NoAnswer(STORE_UNAVAILABLE)."""
 
 
-class Hints(Protocol):
-    """The 30 s memory of receipts in Redis: a hint saves a look-up and is never the truth."""
+class Budget(NamedTuple):
+    """What a tenant may send: events per second, and events at once."""
 
-    async def recall(self, tenant_id: str, event_ids: Sequence[str]) -> Sequence[EventKey | None]:
-        """One answer per id, in order. Raises NoAnswer(RATE_LIMIT_BACKEND_UNAVAILABLE)."""
+    rate_per_s: float
+    burst: int
+
+
+class Nonce(NamedTuple):
+    """A verified signature's claim to be new. `created_s` is the signature's own time, Unix seconds."""
+
+    key_id: str
+    nonce: str
+    created_s: int
+
+
+class Ask(NamedTuple):
+    """One request's question to the coordination store. Ids are distinct; none at all asks how the budget stands."""
+
+    tenant_id: str
+    event_ids: Sequence[str]
+    budget: Budget
+    nonce: Nonce | None = None
+
+
+class Admission(NamedTuple):
+    """The answer; `keys`, `admitted` and `tries` have one item per id, in the order asked.
+
+    With `refused`, REPLAY_DETECTED or REPLAY_WINDOW_CLOSED, nothing was looked up and nothing charged.
+    """
+
+    keys: Sequence[EventKey | None]
+    """Hints: the receipts of those stored lately."""
+    admitted: Sequence[bool]
+    """Whether the budget had room. A hinted event is charged to a budget of duplicates, ten times as large."""
+    tries: Sequence[int]
+    """How often the event was offered again within the window, 0 where that is not known."""
+    remaining: int
+    """Events the budget has left after this request."""
+    retry_after_ms: int
+    """Until one more event passes; 0 while `remaining` is not."""
+    refused: Code | None = None
+
+
+class Coordination(Protocol):
+    """The one awaited Redis call of a request (DESIGN decision 7), and the hints behind everyone's back."""
+
+    async def admit(self, ask: Ask) -> Admission:
+        """Look up hints, check the nonce, charge the budget: atomically for one tenant, on Redis's own clock.
+
+        Raises NoAnswer(RATE_LIMIT_BACKEND_UNAVAILABLE): then a charge or a nonce may have been taken or not.
+        """
 
     def remember(self, keys: Sequence[EventKey]) -> None:
         """Write the hints of stored events in the background; losing one costs a look-up, nothing else."""
+
+
+class TenantLimits(NamedTuple):
+    """The limits of a tenant and the `rule` they come from: `tenant`, `tier` or `base`, in this order."""
+
+    rps: int
+    burst: int
+    rule: str
+    events_per_month_max: int | None
+    events_this_month: int
+    """Decided events, as last read."""
+
+
+class Limits(Protocol):
+    """Limits by tenant, at most 2 s old."""
+
+    async def of(self, tenant_id: str, plan_tier: str) -> TenantLimits:
+        """The limits in force. Where Postgres does not say, the last known ones, else the tier's or the base."""
+
+
+class Depth(NamedTuple):
+    """Unsettled messages of one tenant over all lanes, and how fast they grow."""
+
+    messages: int
+    slope_per_s: float
+
+
+class Depths(Protocol):
+    """The shared view of queue depths."""
+
+    def of(self, tenant_id: str) -> Depth | None:
+        """The tenant's depth, None while the view is older than 2 s: unknown means no."""
+
+
+class Throttle(Protocol):
+    """Which tenants must slow down at this edge, for everybody's sake."""
+
+    def factor(self, tenant_id: str) -> float:
+        """The part of its rate that the tenant may use, above 0 and up to 1."""
+
+    def took(self, tenant_id: str, events: int, elapsed_ms: float) -> None:
+        """One request of the tenant was answered."""
+
+
+class Component(StrEnum):
+    STREAM = "stream"
+    REDIS = "redis"
+    POSTGRES = "postgres"
+
+
+class Circuits(Protocol):
+    """The breakers: one for each component, and one for each tenant's share of the stream."""
+
+    async def enter(self, component: Component, tenant_id: str | None = None) -> None:
+        """Return when the call may be made. Raises CircuitOpen: nothing may be sent, try after its time."""
+
+    def record(self, component: Component, tenant_id: str | None, *, failed: bool, elapsed_ms: float) -> None:
+        """What became of a call that was let in. Refusals of the caller's own making are no failures."""
+
+
+class CircuitOpen(NoAnswer):  # noqa: N818  (an answer before it is an error)
+    """The component failed too often and is being spared."""
+
+    def __init__(self, retry_after_ms: int) -> None:
+        super().__init__(Code.CIRCUIT_OPEN)
+        self.retry_after_ms = retry_after_ms
+
+
+class BreakGlass(Protocol):
+    """The emergency override for the loss of Redis."""
+
+    def armed(self) -> str | None:
+        """The id of the armed document while it is valid, else None."""
+
+
+class Signatures(Protocol):
+    """Keys of agents for signed requests."""
+
+    async def public_key(self, key_id: str) -> "SigningKey | None":
+        """The key of that id, valid or not, None when there is none. Raises NoAnswer(STORE_UNAVAILABLE)."""
+
+
+class SigningKey(NamedTuple):
+    """An agent's Ed25519 key: 32 raw bytes. Times are Unix milliseconds, None where there is no bound."""
+
+    key_id: str
+    tenant_id: str
+    agent_id: str
+    public_key: bytes
+    not_before_ms: UnixMs
+    not_after_ms: UnixMs | None
+    revoked_ms: UnixMs | None
+
+
+class Decisions(Protocol):
+    """Decisions as documents."""
+
+    async def decided(self, identities: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], bytes]:
+        """The JSON documents of those events, (tenant_id, event_id) each, that are decided or dead. Raises NoAnswer."""
 
 
 class Credentials(Protocol):
@@ -70,9 +217,18 @@ class EdgePorts:
 
     publisher: Publisher
     stored_keys: StoredKeys
-    hints: Hints
+    coordination: Coordination
+    limits: Limits
+    depths: Depths
+    throttle: Throttle
+    circuits: Circuits
+    break_glass: BreakGlass
+    signatures: Signatures
+    decisions: Decisions
     credentials: Credentials
     lives: Lives
+    clock_skewed: Callable[[], bool]
+    """Whether the clocks of this process, Redis and Postgres are more than 2 s apart, or were not compared lately."""
     readiness: Callable[[], Readiness]
     queue_depth_hardstop: int
     """C: the broker refuses a tenant's event beyond so many unsettled ones."""

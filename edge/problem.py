@@ -8,11 +8,15 @@ RETRY_AFTER_MS = 1_000
 """When to try the same bytes again. Every cause of such a refusal is looked at anew at least once a second."""
 
 
-class Finding(msgspec.Struct, frozen=True):
-    """One thing wrong. `field` is the envelope's field or the header at fault, None when it is neither."""
+class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing wrong. `field` is the envelope's field or the header at fault, None when it is neither.
+
+    `retry_after_ms` is when the same event may pass, where whoever refused it knows; 0 where it does not.
+    """
 
     error_code: Code
     field: str | None
+    retry_after_ms: int = 0
 
 
 Findings = tuple[Finding, ...]
@@ -47,9 +51,9 @@ class RefusedLine(msgspec.Struct, frozen=True):
 encode = msgspec.json.Encoder().encode
 
 
-def finding(code: Code, field: str | None = None) -> Findings:
+def finding(code: Code, field: str | None = None, retry_after_ms: int = 0) -> Findings:
     """One finding as the whole list."""
-    return (Finding(code, field),)
+    return (Finding(code, field, retry_after_ms),)
 
 
 def status_of(findings: Findings) -> int:
@@ -57,8 +61,11 @@ def status_of(findings: Findings) -> int:
 
 
 def retry_after_ms(findings: Findings) -> int | None:
-    """How long to wait before sending the same bytes again, None when that is pointless."""
-    return RETRY_AFTER_MS if TABLE[findings[0].error_code].retry is Retry.SAME_BYTES else None
+    """How long to wait before sending the same event again, None when that is pointless."""
+    first = findings[0]
+    if TABLE[first.error_code].retry is Retry.NEVER:
+        return None
+    return first.retry_after_ms or RETRY_AFTER_MS
 
 
 def problem(findings: Findings, request_id: str, trace_id: str | None) -> bytes:
@@ -96,6 +103,10 @@ def refused_line(line: int, findings: Findings) -> bytes:
 def _detail(findings: Findings) -> str:
     """Every title once, then what to do."""
     titles = "; ".join(dict.fromkeys(TABLE[one.error_code].title for one in findings))
-    if retry_after_ms(findings) is None:
-        return f"{titles}. The same bytes will be refused again."
-    return f"{titles}. Send the same bytes again after retry_after_ms."
+    match TABLE[findings[0].error_code].retry:
+        case Retry.NEVER:
+            return f"{titles}. The same bytes will be refused again."
+        case Retry.SAME_BYTES:
+            return f"{titles}. Send the same bytes again after retry_after_ms."
+        case Retry.NEW_SIGNATURE:
+            return f"{titles}. Sign the same bytes again and send them after retry_after_ms."

@@ -26,6 +26,10 @@ class EdgeSettings:
     """With Postgres away, a key verified within this time stays valid (DESIGN section 3)."""
     schema_versions: tuple[str, ...] = ("1.0",)
     """Versions whose reader is present; a higher minor of the same major is accepted when it reads as one of them."""
+    signature_required: bool = False
+    tries_max: int = 5
+    """Tries of one event within `tries_window_ms` that an agent is told about; advisory."""
+    tries_window_ms: int = 900_000
 
     def faults(self) -> list[str]:
         found = []
@@ -33,4 +37,72 @@ class EdgeSettings:
             found.append("FG_DP_EVENT_MAX_AGE_SEC must be at least 1")
         if not 0 < self.payload_bytes_max <= self.body_bytes_max <= self.batch_bytes_max:
             found.append("payload, body and batch limits must be positive and ascending")
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateSettings:
+    """Ingest fairness, in events per second of one tenant."""
+
+    rps_base: int
+    rps_burst: int
+    rps_by_tier: tuple[tuple[str, int], ...]
+    events_per_month_by_tier: tuple[tuple[str, int], ...]
+    """A tier that is not named has no such quota."""
+    latency_p95_ms_hard: int
+    """Above it, the tenants that cause it are throttled."""
+
+    def faults(self) -> list[str]:
+        ordered = self.rps_base <= self.rps_burst
+        return [] if ordered else ["FG_DP_INGEST_RPS_BURST must be at least FG_DP_INGEST_RPS_BASE"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueSettings:
+    """Thresholds of one tenant's queue depth, in messages."""
+
+    depth_warn: int
+    depth_shed: int
+    depth_hardstop: int
+    key_template: str
+
+    def faults(self) -> list[str]:
+        ordered = 0 < self.depth_warn < self.depth_shed < self.depth_hardstop
+        names = ("WARN", "SHED", "HARDSTOP")
+        ascending = " < ".join(f"FG_DP_REDIS_QUEUE_{name}_DEPTH" for name in names)
+        return [] if ordered else [f"the queue depths must ascend: 0 < {ascending}"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerSettings:
+    """When a circuit opens and how it is tried again."""
+
+    error_rate_threshold: float
+    latency_p95_ms: int
+    open_seconds: int
+    half_open_probes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsSettings:
+    """Paths of PEM files, empty where there is none; with a client CA every client must show a certificate of it."""
+
+    cert_file: str
+    key_file: str
+    client_ca_file: str
+    trust_domain: str
+    """Of the client certificates' names: spiffe://<trust_domain>/tenant/<tenant>/agent/<agent>."""
+
+    @property
+    def served(self) -> bool:
+        return bool(self.cert_file)
+
+    def faults(self) -> list[str]:
+        found = []
+        if bool(self.cert_file) != bool(self.key_file):
+            found.append("FG_TLS_CERT_FILE and FG_TLS_KEY_FILE must be set together")
+        if self.client_ca_file and not self.cert_file:
+            found.append("FG_TLS_CLIENT_CA_FILE needs FG_TLS_CERT_FILE")
+        if self.client_ca_file and not self.trust_domain:
+            found.append("FG_TLS_CLIENT_CA_FILE needs FG_TLS_TRUST_DOMAIN")
         return found

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.settings import EdgeSettings
+from edge.settings import BreakerSettings, EdgeSettings, QueueSettings, RateSettings, TlsSettings
 from ops.settings_table import TABLE
 from ops.settings_types import SecretText, Service, Variable, shown
 from schemas.canonical import canonical_any, sha256_hex
@@ -20,7 +20,9 @@ from streams.settings import StreamSettings
 __all__ = ["Service", "Settings", "SettingsError", "environment", "load", "settings_hash", "unknown_variables"]
 
 _PACKAGED_POLICIES = Path(__file__).resolve().parent.parent / "policies"
-_PLACES = {"http_host", "http_port", "admin_host", "admin_port", "embedded_user", "log_level"}
+_PLACES = {"http_host", "http_port", "admin_host", "admin_port", "edge_workers", "embedded_user", "log_level"} | {
+    *("tls", "ca_file", "client_cert_file", "agent_key_file", "break_glass_public_key_file"),
+}
 
 
 class SettingsError(Exception):
@@ -29,45 +31,6 @@ class SettingsError(Exception):
     def __init__(self, faults: list[str]) -> None:
         super().__init__("the configuration is not usable:\n" + "\n".join(f"  - {fault}" for fault in faults))
         self.faults = tuple(faults)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RateSettings:
-    """Ingest fairness, in events per second of one tenant."""
-
-    rps_base: int
-    rps_burst: int
-    rps_by_tier: tuple[tuple[str, int], ...]
-
-    def faults(self) -> list[str]:
-        ordered = self.rps_base <= self.rps_burst
-        return [] if ordered else ["FG_DP_INGEST_RPS_BURST must be at least FG_DP_INGEST_RPS_BASE"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueueSettings:
-    """Thresholds of one tenant's queue depth, in messages."""
-
-    depth_warn: int
-    depth_shed: int
-    depth_hardstop: int
-    key_template: str
-
-    def faults(self) -> list[str]:
-        ordered = 0 < self.depth_warn < self.depth_shed < self.depth_hardstop
-        names = ("WARN", "SHED", "HARDSTOP")
-        ascending = " < ".join(f"FG_DP_REDIS_QUEUE_{name}_DEPTH" for name in names)
-        return [] if ordered else [f"the queue depths must ascend: 0 < {ascending}"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BreakerSettings:
-    """When a circuit opens and how it is tried again."""
-
-    error_rate_threshold: float
-    latency_p95_ms: int
-    open_seconds: int
-    half_open_probes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,11 +65,13 @@ class Settings:
     queues: QueueSettings
     breaker: BreakerSettings
     retry: RetrySettings
+    tls: TlsSettings
     role_passwords: RolePasswords
     redis_url: str
     admin_postgres_dsn: str
     http_host: str
     http_port: int
+    edge_workers: int
     admin_host: str
     admin_port: int
     policy_dir: Path
@@ -115,8 +80,14 @@ class Settings:
     log_level: str
     data_dir: Path
     embedded_user: str
+    break_glass_file: Path
+    break_glass_public_key_file: str
     url: str
     api_key: str
+    ca_file: str
+    client_cert_file: str
+    agent_key_file: str
+    schema_writer: str
 
 
 def environment() -> Mapping[str, str]:
@@ -134,8 +105,8 @@ def load(environ: Mapping[str, str], need: Service | None = None) -> Settings:
     settings = _tree(values)
     # A value that did not parse has been replaced by its default: only what did parse is judged together.
     found = [fault for part in _judged(settings) for fault in part.faults()]
-    if settings.env == "prod" and not settings.opa_enforce:
-        found.append("FG_OPA_ENFORCE must be 1 when FG_ENV is prod")
+    if settings.env == "prod":
+        found += _unproven(settings, need)
     faults += found
     if faults:
         raise SettingsError(faults)
@@ -175,6 +146,7 @@ def _values(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
             faults.append(f"{name} {problem}")
             values[name] = _default(variable)
     values["FG_POLICY_DIR"] = values["FG_POLICY_DIR"] or _PACKAGED_POLICIES
+    values["FG_BREAK_GLASS_FILE"] = values["FG_BREAK_GLASS_FILE"] or values["FG_DATA_DIR"] / "break-glass.json"
     values["FG_WORM_DIR"] = values["FG_WORM_DIR"] or values["FG_DATA_DIR"] / "worm"
     values["FG_SIGNING_KEY_FILE"] = values["FG_SIGNING_KEY_FILE"] or values["FG_DATA_DIR"] / "signing-key.pem"
     return values, faults
@@ -193,7 +165,20 @@ def _missing(values: Mapping[str, Any], need: Service | None) -> list[str]:
 
 
 def _judged(settings: Settings) -> tuple[Any, ...]:
-    return settings.edge, settings.streams, settings.postgres, settings.rates, settings.queues
+    return settings.edge, settings.streams, settings.postgres, settings.rates, settings.queues, settings.tls
+
+
+def _unproven(settings: Settings, need: Service | None) -> list[str]:
+    """What `prod` refuses: every default that is good enough for one machine only."""
+    wanted = [("FG_OPA_ENFORCE must be 1", settings.opa_enforce)]
+    if need is Service.EDGE:
+        wanted += [
+            ("FG_TLS_CERT_FILE and FG_TLS_KEY_FILE must be set", settings.tls.served),
+            ("FG_TLS_CLIENT_CA_FILE must be set", bool(settings.tls.client_ca_file)),
+            ("FG_DP_SIGNATURE_MODE must be required", settings.edge.signature_required),
+            ("FG_REDIS_URL must begin with rediss://", settings.redis_url.startswith("rediss://")),
+        ]
+    return [f"{words} when FG_ENV is prod" for words, holds in wanted if not holds]
 
 
 def _unknown(name: str) -> str:
@@ -218,6 +203,10 @@ def _tree(values: Mapping[str, Any]) -> Settings:
         edge=EdgeSettings(
             integrity_required=values["FG_DP_INTEGRITY_MODE"] == "required",
             event_age_ms_max=values["FG_DP_EVENT_MAX_AGE_SEC"] * 1_000,
+            schema_versions=values["FG_DP_SCHEMA_READERS"],
+            signature_required=values["FG_DP_SIGNATURE_MODE"] == "required",
+            tries_max=values["FG_DP_RETRY_BUDGET_PER_EVENT"],
+            tries_window_ms=values["FG_DP_RETRY_BUDGET_WINDOW_SEC"] * 1_000,
         ),
         streams=StreamSettings(
             url=values["FG_NATS_URL"],
@@ -239,6 +228,8 @@ def _tree(values: Mapping[str, Any]) -> Settings:
             rps_base=values["FG_DP_INGEST_RPS_BASE"],
             rps_burst=values["FG_DP_INGEST_RPS_BURST"],
             rps_by_tier=values["FG_DP_INGEST_RPS_TIER_OVERRIDE_JSON"],
+            events_per_month_by_tier=values["FG_DP_INGEST_QUOTA_TIER_JSON"],
+            latency_p95_ms_hard=values["FG_DP_INGEST_P95_HARD_MS"],
         ),
         queues=QueueSettings(
             depth_warn=values["FG_DP_REDIS_QUEUE_WARN_DEPTH"],
@@ -258,6 +249,12 @@ def _tree(values: Mapping[str, Any]) -> Settings:
             dlq_age_seconds_max=values["FG_DP_DLQ_MAX_AGE_SEC"],
             dlq_alert_depth=values["FG_DP_DLQ_ALERT_DEPTH"],
         ),
+        tls=TlsSettings(
+            cert_file=str(values["FG_TLS_CERT_FILE"]),
+            key_file=str(values["FG_TLS_KEY_FILE"]),
+            client_ca_file=str(values["FG_TLS_CLIENT_CA_FILE"]),
+            trust_domain=values["FG_TLS_TRUST_DOMAIN"],
+        ),
         role_passwords=RolePasswords(
             edge=values["FG_EDGE_POSTGRES_PASSWORD"],
             worker=values["FG_WORKER_POSTGRES_PASSWORD"],
@@ -267,6 +264,7 @@ def _tree(values: Mapping[str, Any]) -> Settings:
         admin_postgres_dsn=values["FG_ADMIN_POSTGRES_DSN"],
         http_host=values["FG_HTTP_HOST"],
         http_port=values["FG_HTTP_PORT"],
+        edge_workers=values["FG_EDGE_WORKERS"],
         admin_host=values["FG_ADMIN_HOST"],
         admin_port=values["FG_ADMIN_PORT"],
         policy_dir=values["FG_POLICY_DIR"],
@@ -275,6 +273,12 @@ def _tree(values: Mapping[str, Any]) -> Settings:
         log_level=values["FG_LOG_LEVEL"],
         data_dir=values["FG_DATA_DIR"],
         embedded_user=values["FG_EMBEDDED_USER"],
+        break_glass_file=values["FG_BREAK_GLASS_FILE"],
+        break_glass_public_key_file=str(values["FG_BREAK_GLASS_PUBLIC_KEY_FILE"]),
         url=values["FG_URL"],
         api_key=values["FG_API_KEY"],
+        ca_file=str(values["FG_CA_FILE"]),
+        client_cert_file=str(values["FG_CLIENT_CERT_FILE"]),
+        agent_key_file=str(values["FG_AGENT_KEY_FILE"]),
+        schema_writer=values["FG_DP_SCHEMA_WRITER"][0],
     )

@@ -12,7 +12,6 @@ INGEST_FAIRNESS = (
         unit="events/second",
         description="Ingest rate every tenant is sure of.",
         services=(_EDGE,),
-        acted_on=False,
     ),
     Variable(
         name="FG_DP_INGEST_RPS_BURST",
@@ -21,7 +20,6 @@ INGEST_FAIRNESS = (
         unit="events",
         description="Events a tenant may send at once above its rate.",
         services=(_EDGE,),
-        acted_on=False,
     ),
     Variable(
         name="FG_DP_INGEST_RPS_TIER_OVERRIDE_JSON",
@@ -30,7 +28,22 @@ INGEST_FAIRNESS = (
         unit="events/second",
         description="Ingest rate by plan tier, in place of the base.",
         services=(_EDGE,),
-        acted_on=False,
+    ),
+    Variable(
+        name="FG_DP_INGEST_QUOTA_TIER_JSON",
+        parse=rates_by_tier,
+        default='{"free":3000000}',
+        unit="events/month",
+        description="Events a plan tier may have decided in a calendar month (UTC); a tier not named has no quota.",
+        services=(_EDGE,),
+    ),
+    Variable(
+        name="FG_DP_INGEST_P95_HARD_MS",
+        parse=whole(1),
+        default="200",
+        unit="milliseconds",
+        description="p95 of ingest above which an edge throttles the tenants that cause it.",
+        services=(_EDGE,),
     ),
 )
 
@@ -42,7 +55,6 @@ QUEUE_PROTECTION = (
         unit="messages",
         description="Depth of a tenant's queue worth a warning.",
         services=(_EDGE,),
-        acted_on=False,
     ),
     Variable(
         name="FG_DP_REDIS_QUEUE_SHED_DEPTH",
@@ -51,7 +63,6 @@ QUEUE_PROTECTION = (
         unit="messages",
         description="Depth from which a tenant is asked to slow down (429).",
         services=(_EDGE,),
-        acted_on=False,
     ),
     Variable(
         name="FG_DP_REDIS_QUEUE_HARDSTOP_DEPTH",
@@ -67,7 +78,6 @@ QUEUE_PROTECTION = (
         default="fg:q:{tenant_id}:{lane}",
         description="Key of a queue's view in the coordination store.",
         services=(_EDGE,),
-        acted_on=False,
     ),
 )
 
@@ -79,7 +89,6 @@ CIRCUIT_BREAKER = (
         unit="share",
         description="Share of failures over the rolling window that opens a circuit.",
         services=(_EDGE,),
-        acted_on=False,
     ),
     Variable(
         name="FG_DP_CB_LATENCY_P95_MS",
@@ -88,7 +97,6 @@ CIRCUIT_BREAKER = (
         unit="milliseconds",
         description="95th percentile of latency that opens a circuit.",
         services=(_EDGE,),
-        acted_on=False,
     ),
     Variable(
         name="FG_DP_CB_OPEN_SECONDS",
@@ -97,7 +105,6 @@ CIRCUIT_BREAKER = (
         unit="seconds",
         description="Time a circuit stays open before it is tried again.",
         services=(_EDGE,),
-        acted_on=False,
     ),
     Variable(
         name="FG_DP_CB_HALF_OPEN_PROBE",
@@ -106,7 +113,6 @@ CIRCUIT_BREAKER = (
         unit="requests",
         description="Requests let through while a circuit is half open.",
         services=(_EDGE,),
-        acted_on=False,
     ),
 )
 
@@ -116,9 +122,8 @@ RETRY_AND_DLQ = (
         parse=whole(1),
         default="5",
         unit="attempts",
-        description="Attempts an event may fail by its own fault before it is dead.",
-        services=(_WORKER,),
-        acted_on=False,
+        description="Attempts an event may fail by its own fault before it is dead; agents see what is left.",
+        services=(_EDGE, _WORKER),
     ),
     Variable(
         name="FG_DP_RETRY_BUDGET_WINDOW_SEC",
@@ -126,8 +131,7 @@ RETRY_AND_DLQ = (
         default="900",
         unit="seconds",
         description="Time within which those attempts count.",
-        services=(_WORKER,),
-        acted_on=False,
+        services=(_EDGE, _WORKER),
     ),
     Variable(
         name="FG_DP_DLQ_MAX_AGE_SEC",

@@ -1,5 +1,6 @@
 """Every variable of the environment, declared once: the reader, the documentation and `doctor` all use this table."""
 
+from ops.settings_edge import EDGE_SECURITY
 from ops.settings_flags import CIRCUIT_BREAKER, INGEST_FAIRNESS, QUEUE_PROTECTION, RETRY_AND_DLQ
 from ops.settings_types import (
     Service,
@@ -11,6 +12,7 @@ from ops.settings_types import (
     text,
     url,
     urls,
+    versions,
     whole,
 )
 
@@ -165,6 +167,14 @@ _ADDRESSES = (
         services=(_UP, _EDGE),
     ),
     Variable(
+        name="FG_EDGE_WORKERS",
+        parse=whole(1, 64),
+        default="1",
+        unit="processes",
+        description="Edge processes that share the port.",
+        services=(_UP, _EDGE),
+    ),
+    Variable(
         name="FG_ADMIN_HOST",
         parse=text,
         default="127.0.0.1",
@@ -246,6 +256,20 @@ _DECIDING = (
         services=(_EDGE,),
     ),
     Variable(
+        name="FG_DP_SCHEMA_READERS",
+        parse=versions,
+        default="1.0",
+        description="Versions of the envelope that are read. A new one is added here first, everywhere.",
+        services=(_EDGE,),
+    ),
+    Variable(
+        name="FG_DP_SCHEMA_WRITER",
+        parse=versions,
+        default="1.0",
+        description="Version that `frostgate send` and `frostgate agent` write; switched once every edge reads it.",
+        services=(_CLIENT,),
+    ),
+    Variable(
         name="FG_DP_INTEGRITY_MODE",
         parse=choice("verify", "required"),
         default="verify",
@@ -259,6 +283,7 @@ GROUPS: tuple[tuple[str, tuple[Variable, ...]], ...] = (
     ("Dependencies", _DEPENDENCIES),
     ("Addresses and clients", _ADDRESSES),
     ("Acceptance, policy and evidence", _DECIDING),
+    ("Signatures, TLS and the emergency override", EDGE_SECURITY),
     ("Ingest fairness", INGEST_FAIRNESS),
     ("Queue protection", QUEUE_PROTECTION),
     ("Circuit breaker", CIRCUIT_BREAKER),

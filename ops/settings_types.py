@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from schemas.ids import SCHEMA_VERSION
+
 MASK = "***"
 
 
@@ -130,8 +132,8 @@ def urls(*schemes: str) -> Callable[[str], SecretText]:
 
 
 def rates_by_tier(raw: str) -> tuple[tuple[str, int], ...]:
-    """A JSON object of plan tier to events per second, as pairs in the order of the tiers' names."""
-    problem = "must be a JSON object of plan tier to whole events per second, each at least 1"
+    """A JSON object of plan tier to a number of events, as pairs in the order of the tiers' names."""
+    problem = "must be a JSON object of plan tier to a whole number of events, each at least 1"
     try:
         tiers = json.loads(raw)
     except ValueError:
@@ -139,6 +141,14 @@ def rates_by_tier(raw: str) -> tuple[tuple[str, int], ...]:
     if not isinstance(tiers, dict) or not all(type(value) is int and value >= 1 for value in tiers.values()):
         raise ValueError(problem)
     return tuple(sorted(tiers.items()))
+
+
+def versions(raw: str) -> tuple[str, ...]:
+    """Schema versions with commas between, major.minor each."""
+    named = tuple(raw.split(","))
+    if all(SCHEMA_VERSION.fullmatch(each) for each in named) and len(set(named)) == len(named):
+        return named
+    raise ValueError("must be versions such as 1.0, with commas between")
 
 
 def key_template(raw: str) -> str:
@@ -160,7 +170,7 @@ def shown(variable: Variable, value: object) -> str:
     if isinstance(value, bool):
         return "1" if value else "0"
     if isinstance(value, tuple):
-        return json.dumps(dict(value), separators=(",", ":"))
+        return ",".join(value) if isinstance(value[0], str) else json.dumps(dict(value), separators=(",", ":"))
     return str(value)
 
 

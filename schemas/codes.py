@@ -39,6 +39,10 @@ class Code(StrEnum):
     IDEMPOTENCY_KEY_CONFLICT = "IDEMPOTENCY_KEY_CONFLICT"
     MALFORMED_REQUEST = "MALFORMED_REQUEST"
     AUTHENTICATION_REQUIRED = "AUTHENTICATION_REQUIRED"
+    SIGNATURE_INVALID = "SIGNATURE_INVALID"
+    SIGNATURE_COMPONENTS_INVALID = "SIGNATURE_COMPONENTS_INVALID"
+    REPLAY_DETECTED = "REPLAY_DETECTED"
+    REPLAY_WINDOW_CLOSED = "REPLAY_WINDOW_CLOSED"
     TENANT_MISMATCH = "TENANT_MISMATCH"
     SCOPE_DENIED = "SCOPE_DENIED"
     NOT_FOUND = "NOT_FOUND"
@@ -49,12 +53,17 @@ class Code(StrEnum):
     PAYLOAD_TOO_LARGE = "PAYLOAD_TOO_LARGE"
     UNSUPPORTED_MEDIA_TYPE = "UNSUPPORTED_MEDIA_TYPE"
     HEADERS_TOO_LARGE = "HEADERS_TOO_LARGE"
+    RATE_LIMITED = "RATE_LIMITED"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
+    INGEST_BACKPRESSURE_SHED = "INGEST_BACKPRESSURE_SHED"
     INGEST_BACKPRESSURE_HARDSTOP = "INGEST_BACKPRESSURE_HARDSTOP"
+    CIRCUIT_OPEN = "CIRCUIT_OPEN"
     RATE_LIMIT_BACKEND_UNAVAILABLE = "RATE_LIMIT_BACKEND_UNAVAILABLE"
     STREAM_UNAVAILABLE = "STREAM_UNAVAILABLE"
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
     DURABILITY_UNPROVEN = "DURABILITY_UNPROVEN"
+    CLOCK_SKEW = "CLOCK_SKEW"
 
 
 class Retry(StrEnum):
@@ -62,6 +71,7 @@ class Retry(StrEnum):
 
     NEVER = "never"
     SAME_BYTES = "same bytes"
+    NEW_SIGNATURE = "same bytes under a new signature"
 
 
 class Row(NamedTuple):
@@ -70,7 +80,7 @@ class Row(NamedTuple):
     title: str
 
 
-_NEVER, _SAME = Retry.NEVER, Retry.SAME_BYTES
+_NEVER, _SAME, _SIGN = Retry.NEVER, Retry.SAME_BYTES, Retry.NEW_SIGNATURE
 
 TABLE: dict[Code, Row] = {
     Code.TENANT_ID_REQUIRED: Row(400, _NEVER, "the envelope names no tenant"),
@@ -104,6 +114,10 @@ TABLE: dict[Code, Row] = {
     Code.IDEMPOTENCY_KEY_CONFLICT: Row(400, _NEVER, "Idempotency-Key and the envelope's event_id differ"),
     Code.MALFORMED_REQUEST: Row(400, _NEVER, "the request is not well-formed HTTP for this endpoint"),
     Code.AUTHENTICATION_REQUIRED: Row(401, _NEVER, "a valid credential is required"),
+    Code.SIGNATURE_INVALID: Row(401, _NEVER, "the request is not signed by a valid key of this agent"),
+    Code.SIGNATURE_COMPONENTS_INVALID: Row(401, _NEVER, "the signature does not cover exactly what it must"),
+    Code.REPLAY_DETECTED: Row(401, _SIGN, "this very signature was seen before; sign the same event again"),
+    Code.REPLAY_WINDOW_CLOSED: Row(401, _SIGN, "the signature is too old, too new or older than the memory of replays"),
     Code.TENANT_MISMATCH: Row(403, _NEVER, "the credential belongs to another tenant or agent"),
     Code.SCOPE_DENIED: Row(403, _NEVER, "the credential lacks the scope for this endpoint"),
     Code.NOT_FOUND: Row(404, _NEVER, "nothing here"),
@@ -114,12 +128,17 @@ TABLE: dict[Code, Row] = {
     Code.PAYLOAD_TOO_LARGE: Row(413, _NEVER, "the body is over the size limit"),
     Code.UNSUPPORTED_MEDIA_TYPE: Row(415, _NEVER, "the content type or content encoding is not accepted here"),
     Code.HEADERS_TOO_LARGE: Row(431, _NEVER, "too many header bytes or header fields"),
+    Code.RATE_LIMITED: Row(429, _SAME, "the tenant's rate is used up; nothing was enqueued"),
+    Code.QUOTA_EXCEEDED: Row(429, _SAME, "the tenant's events of this month are used up; nothing was enqueued"),
+    Code.INGEST_BACKPRESSURE_SHED: Row(429, _SAME, "the tenant's queue is long; nothing was enqueued"),
     Code.INGEST_BACKPRESSURE_HARDSTOP: Row(503, _SAME, "the tenant's queue is full; nothing was enqueued"),
+    Code.CIRCUIT_OPEN: Row(503, _SAME, "a dependency failed too often and is being spared; nothing was enqueued"),
     Code.RATE_LIMIT_BACKEND_UNAVAILABLE: Row(503, _SAME, "the coordination store did not answer; nothing was enqueued"),
     Code.STREAM_UNAVAILABLE: Row(503, _SAME, "the stream did not take the event; nothing was enqueued"),
     Code.STORE_UNAVAILABLE: Row(503, _SAME, "the database is needed for this request and did not answer"),
     Code.OUTCOME_UNKNOWN: Row(503, _SAME, "the event may or may not be stored; send the same event_id again"),
     Code.DURABILITY_UNPROVEN: Row(503, _SAME, "the stream's durability is not proven; nothing was enqueued"),
+    Code.CLOCK_SKEW: Row(503, _SAME, "the clocks of this service disagree; nothing was enqueued"),
 }
 
 

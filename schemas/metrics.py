@@ -40,6 +40,48 @@ INGEST_LATENCY_MS = Metric(
     ("phase", "tenant_id"),
     "Time of one ingest request, milliseconds",
 )
+QUEUE_DEPTH = Metric(
+    "frostgate_redis_queue_depth",
+    "gauge",
+    "edge",
+    ("tenant_id", "lane"),
+    "Unsettled messages of a tenant in each lane, as the shared depth view has them",
+)
+HOT_TENANT_SHARE = Metric(
+    "frostgate_hot_tenant_share",
+    "gauge",
+    "edge",
+    ("partition",),
+    "Share of a partition's unsettled messages that belongs to its deepest tenant",
+)
+THROTTLE_FACTOR = Metric(
+    "frostgate_tenant_throttle_factor",
+    "gauge",
+    "edge",
+    ("tenant_id",),
+    "Part of its rate that a tenant may use at this edge: 1 unless it is being throttled",
+)
+CIRCUIT_STATE = Metric(
+    "frostgate_circuit_state",
+    "gauge",
+    "edge",
+    ("component", "tenant_id"),
+    "0 closed, 1 half-open, 2 open; tenant_id is _all for the circuit of everybody",
+)
+RETRY_BUDGET_REMAINING = Metric(
+    "frostgate_retry_budget_remaining",
+    "gauge",
+    "edge",
+    ("tenant_id", "event_class"),
+    "Tries left of the event that was offered again last, by the kind of its source",
+)
+BREAK_GLASS_EVENTS = Metric(
+    "frostgate_break_glass_events_total",
+    "counter",
+    "edge",
+    ("tenant_id",),
+    "Events accepted under an armed break-glass document",
+)
 PUBLISH_BATCH_EVENTS = Metric(
     "frostgate_publish_batch_events",
     "histogram",
@@ -87,6 +129,12 @@ ALL = (
     INGEST_REQUESTS,
     INGEST_REJECTED,
     INGEST_LATENCY_MS,
+    QUEUE_DEPTH,
+    HOT_TENANT_SHARE,
+    THROTTLE_FACTOR,
+    CIRCUIT_STATE,
+    RETRY_BUDGET_REMAINING,
+    BREAK_GLASS_EVENTS,
     PUBLISH_BATCH_EVENTS,
     STAGE_EVENTS,
     STAGE_PAUSED,
