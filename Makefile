@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test lint check bench lock clean
+.PHONY: help run test lint check bench fuzz lock clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -19,6 +19,7 @@ help:
 	@echo "make lint     ruff, mypy --strict, import contracts"
 	@echo "make check    lint, then test"
 	@echo "make bench    measure it on this machine beside two references  (ARGS=\"--seconds 5\")"
+	@echo "make fuzz     throw bytes at whatever reads requests, 60 s a target  (ARGS=600 for more seconds)"
 	@echo "make lock     re-make the lock files from pyproject.toml        (ARGS=--upgrade for the newest versions)"
 	@echo "make clean    remove .venv, caches and builds; data in .frostgate stays"
 
@@ -39,6 +40,9 @@ check: lint test
 bench: .venv/bench.stamp
 	@exec $(BIN)/frostgate bench $(ARGS)
 
+fuzz: .venv/fuzz.stamp
+	@exec $(BIN)/python -m tests.fuzz $(or $(ARGS),60)
+
 lock:
 	@PYTHON=$(PYTHON) scripts/lock $(ARGS)
 
@@ -55,6 +59,7 @@ clean:
 .venv/run.stamp: requirements.lock
 .venv/dev.stamp: requirements-dev.lock
 .venv/bench.stamp: requirements-bench.lock
+.venv/fuzz.stamp: requirements-fuzz.lock
 .venv/%.stamp: pyproject.toml .venv/bin/python
 	@echo "set-up: installing $(filter %.lock,$^) (about a minute the first time)"
 	@$(INSTALL) $(filter %.lock,$^)

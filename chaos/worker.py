@@ -81,8 +81,10 @@ def arm(worker: Worker, pool: Pool, point: str, calls: int) -> None:
     countdown = Countdown(calls)
     relay = worker.outbox.relay
 
-    async def relay_and_die(partition: int, publish: Callable[[Sequence[OutboxRow]], Awaitable[None]], n: int) -> int:
-        return await relay(partition, after(publish, countdown), n)
+    async def relay_and_die(
+        partitions: Sequence[int], publish: Callable[[Sequence[OutboxRow]], Awaitable[None]], rows_max: int
+    ) -> int:
+        return await relay(partitions, after(publish, countdown), rows_max)
 
     points: dict[str, Callable[[], None]] = {
         "fetched": lambda: setattr(worker.keys, "claim", before(worker.keys.claim, countdown)),

@@ -12,6 +12,7 @@ from edge.settings import EdgeSettings
 from schemas.canonical import canonical_any, canonical_plain, sha256_hex
 from schemas.codes import Code
 from schemas.ids import AGENT_ID, EVENT_ID, INTEGRITY_HASH, SCHEMA_VERSION, TENANT_ID, UUID7
+from schemas.registry import readable
 from schemas.units import UnixMs, parse_rfc3339
 
 SOURCE = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,128}")
@@ -83,11 +84,6 @@ class Contract:
 
     def __init__(self, settings: EdgeSettings) -> None:
         self._settings = settings
-        self._minor_min: dict[str, int] = {}
-        """The lowest known minor of each known major: a reader of it reads every later minor."""
-        for version in settings.schema_versions:
-            major, minor = version.split(".")
-            self._minor_min[major] = min(int(minor), self._minor_min.get(major, int(minor)))
 
     def admit(self, body: bytes, now_ms: UnixMs) -> Admitted | Unfit:
         """The envelope in `body`, its integrity verified, or what is wrong with it."""
@@ -128,14 +124,9 @@ class Contract:
             value = envelope.get(field)
             if type(value) is not str or matches(value) is None:
                 found.append(Finding(required if value is None or value == "" else invalid, field))
-            elif field == "schema_version" and not self._readable(value):
+            elif field == "schema_version" and not readable(value, self._settings.schema_versions):
                 found.append(Finding(Code.SCHEMA_VERSION_UNSUPPORTED, field))
         return found
-
-    def _readable(self, version: str) -> bool:
-        major, minor = version.split(".")
-        minor_min = self._minor_min.get(major)
-        return minor_min is not None and int(minor) >= minor_min
 
     def _integrity(self, envelope: dict[str, Any]) -> Code | None:
         value = envelope.get("integrity_hash")

@@ -4,11 +4,14 @@ For uvicorn with httptools, which refuses ambiguous framing itself. Serve it wit
 whoever builds it opens and closes its ports.
 """
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 from edge.authenticate import Authenticator
+from edge.client_certificate import shown_uris
+from edge.connection import refusal_bytes
 from edge.endpoints import IngestEndpoints
 from edge.gate import Gate
 from edge.headers import read_fields
@@ -19,8 +22,12 @@ from edge.reads import EVENTS_PREFIX, ReadEndpoints
 from edge.refusals import not_found, refusal
 from edge.settings import EdgeSettings
 from edge.transport import Fields, Receive, Request, Response, Scope, Send, respond
-from schemas.codes import Code
+from edge.watch import NOBODY
+from schemas.codes import TABLE, Code
 from schemas.ids import REQUEST_ID
+from schemas.metrics import INGEST_REJECTED
+
+log = logging.getLogger("edge")
 
 
 class Route(NamedTuple):
@@ -37,7 +44,8 @@ class EdgeApp:
     def __init__(self, settings: EdgeSettings, ports: EdgePorts) -> None:
         self._settings = settings
         self._new_request_id = ports.new_request_id
-        gate = Gate(Authenticator(ports.credentials, ports.clock, settings))
+        self._meter = ports.meter
+        gate = Gate(Authenticator(ports.credentials, ports.clock, settings), ports.tls)
         ingest = IngestEndpoints(settings, ports, gate)
         reads = ReadEndpoints(settings, ports, gate, openapi_document(settings))
         self._event = Route("/v1/events/{event_id}", "GET", reads.event)
@@ -58,18 +66,27 @@ class EdgeApp:
         assert scope["type"] == "http", "serve with lifespan off and without websockets"
         started_s = time.perf_counter()
         path: bytes = scope["raw_path"]
+        query: bytes = scope.get("query_string", b"")
         route = self._route(path)
         template = "" if route is None else route.template
         head = self._head(scope)
         if not isinstance(head, _Head):
             fields = dict(scope["headers"])
-            request = Request(template, path, self._new_request_id(), fields, receive, started_s)
+            request = Request(template, path, query, self._new_request_id(), fields, receive, started_s)
             await respond(request, refusal(request, head), send)
             return
-        request = Request(template, path, head.request_id, head.fields, receive, started_s)
+        request = Request(template, path, query, head.request_id, head.fields, receive, started_s, shown_uris(scope))
         response = await _handle(route, request, scope["method"])
         if response is not None:
             await respond(request, response, send)
+
+    def refused_unread(self, code: Code) -> bytes:
+        """The whole response to a request that could not be read to its end (`edge/protocol.py`)."""
+        request_id = self._new_request_id()
+        self._meter.add(INGEST_REJECTED, 1, NOBODY, code.lower())
+        line = {"request_id": request_id, "status_code": TABLE[code].status, "error_code": code.value}
+        log.info("refused while reading", extra=line)
+        return refusal_bytes(code, request_id)
 
     def _route(self, path: bytes) -> Route | None:
         route = self._routes.get(path)

@@ -60,7 +60,7 @@ class Coalescer(Generic[Question, Answer]):
         except NoAnswer as failure:
             for _, future in share:
                 if not future.done():
-                    future.set_exception(NoAnswer(failure.code))
+                    future.set_exception(failure)
         finally:
             for _, future in share:
                 future.cancel()  # only after a fault of ours: whoever waits must not wait for ever

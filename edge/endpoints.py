@@ -5,15 +5,19 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from edge.admit import Admitted, Contract, Unfit
-from edge.gate import Gate
+from edge.gate import Gate, narrowed
 from edge.headers import SAMPLED, conflicts, parent_trace, refused_body
-from edge.ingest import Accepted, Ingest, Origin, Verdict
-from edge.ports import EdgePorts
-from edge.problem import Findings, finding, refused_line
+from edge.ingest import Accepted, Ingest, Origin, Settled, Verdict
+from edge.ports import EdgePorts, Nonce
+from edge.problem import Findings, finding, refused_line, status_of
 from edge.refusals import correlation, refusal
 from edge.settings import EdgeSettings
+from edge.signature import SignatureCheck, Signed
+from edge.standing import standing_headers
 from edge.transport import JSON, NDJSON, Request, Response
+from edge.waiting import DecisionWaits, prefer_wait_s
 from edge.watch import Watch
+from schemas.answers import NoAnswer
 from schemas.codes import Code
 from schemas.envelope import receipt
 from schemas.principal import Principal, Scope
@@ -23,6 +27,7 @@ TURN_BYTES = 16 * 1024
 """Of a batch, so much is checked in one turn of the event loop; then others get theirs."""
 RECEIPT_STATUS = b'{"status":"accepted",'
 REPLAYED = (b"idempotency-replayed", b"true")
+UNAUTHORIZED = 401
 
 
 class _Sent(NamedTuple):
@@ -30,6 +35,13 @@ class _Sent(NamedTuple):
 
     sender: Principal
     body: bytes
+
+
+class _Speaker(NamedTuple):
+    """The sender as its signature narrows it, and the signature's nonce, None where it did not sign."""
+
+    sender: Principal
+    nonce: Nonce | None
 
 
 class IngestEndpoints:
@@ -40,54 +52,100 @@ class IngestEndpoints:
         self._ports = ports
         self._gate = gate
         self._contract = Contract(settings)
-        self._ingest = Ingest(ports)
-        self._watch = Watch(ports.meter)
+        self._signatures = SignatureCheck(ports.signatures, ports.clock, settings)
+        self._ingest = Ingest(ports, settings)
+        self._waits = DecisionWaits(ports.decisions)
+        self._watch = Watch(ports, settings.tries_max)
         self._checking = asyncio.Lock()
         """Batches are checked one after the other, so that many of them delay a single event no longer than one."""
 
     async def single(self, request: Request) -> Response | None:
-        """One envelope: its receipt with 202, or a problem document."""
+        """One envelope: its receipt with 202, its decision with 200 for who waits for it, or a problem document."""
         sent = await self._receive(request, JSON, self._settings.body_bytes_max)
         if not isinstance(sent, _Sent):
             return sent
         sender = sent.sender
         trace = parent_trace(request.fields)
         origin = Origin(request.request_id, self._ports.new_span_id(), SAMPLED if trace is None else trace[1])
-        envelope = self._admit(sent.body, sender, self._ports.clock.now_ms())
-        if isinstance(envelope, Admitted):
-            disagreements = tuple(conflicts(request.fields, envelope.trace_id, envelope.event_id))
-            verdict = disagreements or (await self._ingest.settle((envelope,), origin))[0]
-        else:
-            verdict = envelope.findings
+        envelope = self._contract.admit(sent.body, self._ports.clock.now_ms())
         headers = correlation(
             sender.tenant_id, envelope.event_id, envelope.trace_id, origin.span_id, origin.trace_flags
         )
-        self._watch.took(request, sender, "total")
+        settled = await self._settle(request, sent, envelope, origin)
+        verdict: Verdict = settled.verdicts[0] if isinstance(settled, Settled) else settled
+        break_glass = ""
+        if isinstance(settled, Settled):
+            headers += standing_headers(settled.standing)
+            headers += self._watch.tried(sender, settled, envelope.event_id)
+            break_glass = settled.standing.break_glass
+        self._watch.took(request, sender, "total", 1)
         if not isinstance(verdict, Accepted):
             self._watch.refused(request, sender, verdict, envelope.event_id, envelope.trace_id)
             return refusal(request, verdict, envelope.trace_id, headers)
-        self._watch.accepted(sender, verdict)
+        self._watch.accepted(request, sender, verdict, break_glass)
         if verdict.replayed:
             headers.append(REPLAYED)
-        return Response(202, JSON, receipt(verdict.key), headers)
+        return await self._answer(request, verdict, headers)
 
     async def batch(self, request: Request) -> Response | None:
         """Up to `batch_lines_max` envelopes, one a line: 200 with one result a line, in order."""
         sent = await self._receive(request, NDJSON, self._settings.batch_bytes_max)
         if not isinstance(sent, _Sent):
             return sent
+        speaker = await self._speaker(request, sent, batch=True)
+        if not isinstance(speaker, _Speaker):
+            return self._refuse(request, sent.sender, speaker)
+        sender = speaker.sender
         lines = _lines(sent.body, self._settings.batch_lines_max)
         if isinstance(lines, Code):
-            return self._refuse(request, sent.sender, finding(lines))
-        checked = await self._check(lines, sent.sender)
+            return self._refuse(request, sender, finding(lines))
+        checked = await self._check(lines, sender)
         events = [one for one in checked if isinstance(one, Admitted)]
         origin = Origin(request.request_id, self._ports.new_span_id(), SAMPLED)
-        settled = iter(await self._ingest.settle(events, origin) if events else ())
-        verdicts = [next(settled) if isinstance(one, Admitted) else one.findings for one in checked]
-        self._watch.took(request, sent.sender, "batch")
-        self._watch.batch(request, sent.sender, verdicts)
+        headers = [(b"x-tenant-id", sender.tenant_id.encode())]
+        settled: Settled | Findings = ()
+        if events:
+            settled = await self._ingest.settle(events, sender, origin, speaker.nonce)
+        if isinstance(settled, Settled):
+            headers += standing_headers(settled.standing)
+        elif settled and status_of(settled) == UNAUTHORIZED:
+            return self._refuse(request, sender, settled)
+        verdicts = _merged(checked, settled)
+        self._watch.took(request, sender, "batch", len(verdicts))
+        self._watch.batch(request, sender, verdicts, settled)
         body = b"".join(_result(number, verdict) for number, verdict in enumerate(verdicts, start=1))
-        return Response(200, NDJSON, body, [(b"x-tenant-id", sent.sender.tenant_id.encode())])
+        return Response(200, NDJSON, body, headers)
+
+    async def _settle(
+        self, request: Request, sent: _Sent, envelope: Admitted | Unfit, origin: Origin
+    ) -> Settled | Findings:
+        """The contract's findings, the sender's right to speak for this tenant and agent, then the flow."""
+        if isinstance(envelope, Unfit):
+            return envelope.findings
+        if envelope.tenant_id != sent.sender.tenant_id:
+            return finding(Code.TENANT_MISMATCH, "tenant_id")
+        disagreements = tuple(conflicts(request.fields, envelope.trace_id, envelope.event_id))
+        if disagreements:
+            return disagreements
+        speaker = await self._speaker(request, sent, batch=False)
+        if not isinstance(speaker, _Speaker):
+            return speaker
+        if speaker.sender.agent_id not in {None, envelope.agent_id}:
+            return finding(Code.TENANT_MISMATCH, "agent_id")
+        return await self._ingest.settle((envelope,), speaker.sender, origin, speaker.nonce)
+
+    async def _speaker(self, request: Request, sent: _Sent, *, batch: bool) -> _Speaker | Findings:
+        """Who speaks, once the signature was looked at."""
+        try:
+            signed = await self._signatures.verify(request, sent.body, sent.sender, method="POST", batch=batch)
+        except NoAnswer as failure:
+            return finding(failure.code)
+        if signed is None:
+            return _Speaker(sent.sender, None)
+        if not isinstance(signed, Signed):
+            return signed
+        sender = narrowed(sent.sender, signed.agent_id)
+        return finding(Code.SIGNATURE_INVALID) if sender is None else _Speaker(sender, signed.nonce)
 
     async def _receive(self, request: Request, media_type: bytes, bytes_max: int) -> _Sent | Response | None:
         """The transport limits and the credential, then the body."""
@@ -98,14 +156,26 @@ class IngestEndpoints:
         body = await request.body()
         return None if body is None else _Sent(sender, body)
 
-    def _admit(self, body: bytes, sender: Principal, now_ms: UnixMs) -> Admitted | Unfit:
+    async def _answer(self, request: Request, accepted: Accepted, headers: list[tuple[bytes, bytes]]) -> Response:
+        """The receipt, or the decision when the sender prefers to wait and it comes in time (RFC 7240)."""
+        wait_s = prefer_wait_s(request.fields)
+        if wait_s is not None:
+            decision = await self._waits.wait(accepted.key.tenant_id, accepted.key.event_id, wait_s)
+            if decision is not None:
+                headers.append((b"preference-applied", b"wait=%d" % wait_s))
+                return Response(200, JSON, decision, headers)
+        return Response(202, JSON, receipt(accepted.key), headers)
+
+    def _line(self, line: bytes, sender: Principal, now_ms: UnixMs) -> Admitted | Unfit:
         """The contract, then whether the sender may speak for this tenant and agent."""
-        envelope = self._contract.admit(body, now_ms)
+        if len(line) > self._settings.body_bytes_max:
+            return Unfit(finding(Code.PAYLOAD_TOO_LARGE), None, None)
+        envelope = self._contract.admit(line, now_ms)
         if isinstance(envelope, Unfit):
             return envelope
         if envelope.tenant_id != sender.tenant_id:
             return Unfit(finding(Code.TENANT_MISMATCH, "tenant_id"), envelope.event_id, envelope.trace_id)
-        if sender.agent_id is not None and envelope.agent_id != sender.agent_id:
+        if sender.agent_id not in {None, envelope.agent_id}:
             return Unfit(finding(Code.TENANT_MISMATCH, "agent_id"), envelope.event_id, envelope.trace_id)
         return envelope
 
@@ -115,10 +185,7 @@ class IngestEndpoints:
         turn_bytes = 0
         async with self._checking:
             for line in lines:
-                if len(line) > self._settings.body_bytes_max:
-                    checked.append(Unfit(finding(Code.PAYLOAD_TOO_LARGE), None, None))
-                else:
-                    checked.append(self._admit(line, sender, now_ms))
+                checked.append(self._line(line, sender, now_ms))
                 turn_bytes += len(line)
                 if turn_bytes > TURN_BYTES:
                     turn_bytes = 0
@@ -129,6 +196,14 @@ class IngestEndpoints:
         """Refuse the request before any event was looked at."""
         self._watch.refused(request, sender, findings)
         return refusal(request, findings)
+
+
+def _merged(checked: Sequence[Admitted | Unfit], settled: Settled | Findings) -> list[Verdict]:
+    """One verdict a line: the contract's findings where there are any, else what became of the event."""
+    if not isinstance(settled, Settled):
+        return [settled if isinstance(one, Admitted) else one.findings for one in checked]
+    verdicts = iter(settled.verdicts)
+    return [next(verdicts) if isinstance(one, Admitted) else one.findings for one in checked]
 
 
 def _lines(body: bytes, lines_max: int) -> list[bytes] | Code:

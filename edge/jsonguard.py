@@ -2,9 +2,11 @@
 
 The decoder is fast and trusting: of two equal keys it keeps the last one, and it takes NUL and
 numbers that neither Postgres nor RFC 8785 can hold. All of that is looked for here, in one walk.
+Numbers are measured before it: to decode one of many digits costs the square of their count.
 """
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -14,6 +16,9 @@ from schemas.codes import Code
 
 INTEGER_LIMIT = 2**53
 NUL = "\x00"
+KEY_CHARS_MAX = 256
+NUMBER_CHARS_MAX = 32
+"""The longest spelling of any number that an int below 2**53 or a double can hold has 24."""
 DECIMAL_FLOAT_MIN = 1e-4
 DECIMAL_FLOAT_MAX = 1e15
 """Between these, the encoder and RFC 8785 spell a float with a fraction alike: shortest digits, no exponent."""
@@ -36,6 +41,12 @@ class _DuplicateKeyError(Exception):
     """An object has the same key twice."""
 
 
+_NUMERIC = bytes(ord("0") if chr(byte) in "0123456789.eE+-" else ord(" ") for byte in range(256))
+_LONG_RUN = b"0" * (NUMBER_CHARS_MAX + 1)
+_STRING_OR_LONG_NUMBER = re.compile(
+    rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|-?[0-9][0-9.eE+-]{%d}' % NUMBER_CHARS_MAX, re.DOTALL
+)
+"""A string is taken whole, closed or not, so nothing is looked at twice."""
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
@@ -43,8 +54,21 @@ _encode = msgspec.json.Encoder().encode
 def decode(body: bytes, depth_max: int, nodes_max: int) -> Decoded | Code:
     """The object in `body`, or why there is none: MALFORMED_JSON, JSON_TOO_DEEP, DUPLICATE_KEY or PAYLOAD_INVALID.
 
-    PAYLOAD_INVALID is a number that no int or double can hold.
+    PAYLOAD_INVALID is a number that no int or double can hold, or one spelled with more than NUMBER_CHARS_MAX
+    characters. JSON_TOO_DEEP is also a key of more than KEY_CHARS_MAX characters.
     """
+    value = Code.PAYLOAD_INVALID if _has_long_number(body) else _object(body)
+    if isinstance(value, Code):
+        return value
+    # An escape or a byte beyond ASCII is the only way a NUL or a non-ASCII key can be spelled.
+    survey = _Survey(scans_text=not body.isascii() or b"\\u" in body)
+    if not survey.within(value, depth_max, nodes_max):
+        return Code.JSON_TOO_DEEP
+    refused = _refused_keys(body, value)
+    return Decoded(value, survey.plain, survey.unstorable) if refused is None else refused
+
+
+def _object(body: bytes) -> dict[str, Any] | Code:
     try:
         value = _decode(body)
     except RecursionError:
@@ -53,14 +77,7 @@ def decode(body: bytes, depth_max: int, nodes_max: int) -> Decoded | Code:
         return Code.PAYLOAD_INVALID
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return Code.MALFORMED_JSON
-    if type(value) is not dict:
-        return Code.MALFORMED_JSON
-    # An escape or a byte beyond ASCII is the only way a NUL or a non-ASCII key can be spelled.
-    survey = _Survey(scans_text=not body.isascii() or b"\\u" in body)
-    if not survey.within(value, depth_max, nodes_max):
-        return Code.JSON_TOO_DEEP
-    refused = _refused_keys(body, value)
-    return Decoded(value, survey.plain, survey.unstorable) if refused is None else refused
+    return value if type(value) is dict else Code.MALFORMED_JSON
 
 
 def is_storable(value: dict[str, Any], depth_max: int, nodes_max: int) -> bool:
@@ -91,6 +108,8 @@ class _Survey:
             below: list[Any] = []
             for container in level:
                 if type(container) is dict:
+                    if container and max(map(len, container)) > KEY_CHARS_MAX:
+                        return False
                     if self.scans_text:
                         self._keys(container)
                     self._values(container.values(), below)
@@ -119,6 +138,13 @@ class _Survey:
                     self.plain = False
             elif kind is int and not -INTEGER_LIMIT < value < INTEGER_LIMIT:
                 self.unstorable = True
+
+
+def _has_long_number(body: bytes) -> bool:
+    """Whether a number of more than NUMBER_CHARS_MAX characters stands outside the strings."""
+    if _LONG_RUN not in body.translate(_NUMERIC):  # no such run, in a string or out of one: nearly every body
+        return False
+    return any(not found[0].startswith(b'"') for found in _STRING_OR_LONG_NUMBER.finditer(body))
 
 
 def _refused_keys(body: bytes, value: dict[str, Any]) -> Code | None:

@@ -1,10 +1,11 @@
 """Look-ups in Postgres: one query for all who wait, one for a whole batch (DESIGN decision 3)."""
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 
 from edge.coalesce import Coalescer
-from edge.ports import StoredKeys
+from edge.ports import Circuits, Component, StoredKeys
 from schemas.answers import NoAnswer
 from schemas.codes import Code
 from schemas.envelope import EventKey
@@ -18,12 +19,13 @@ ANSWER_S_MAX = 1.0
 class Lookups:
     """The stored keys of events, looked up together where several requests wait, of whichever tenants."""
 
-    def __init__(self, stored_keys: StoredKeys) -> None:
+    def __init__(self, stored_keys: StoredKeys, circuits: Circuits) -> None:
         self._stored_keys = stored_keys
+        self._circuits = circuits
         self._singles: Coalescer[tuple[str, str], EventKey | None] = Coalescer(self._fetch, LINGER_MS, IDS_MAX)
 
     async def stored(self, tenant_id: str, event_ids: Sequence[str]) -> Mapping[str, EventKey]:
-        """The keys of those events that have one. Raises NoAnswer(STORE_UNAVAILABLE)."""
+        """The keys of those events that have one. Raises NoAnswer(STORE_UNAVAILABLE) or CircuitOpen."""
         if len(event_ids) == 1:
             key = await self._singles.ask((tenant_id, event_ids[0]))
             return {} if key is None else {key.event_id: key}
@@ -35,8 +37,16 @@ class Lookups:
         return [keys.get(identity) for identity in identities]
 
     async def _ask(self, identities: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], EventKey]:
+        await self._circuits.enter(Component.POSTGRES)
+        started_s = time.perf_counter()
+        failed = True
         try:
             async with asyncio.timeout(ANSWER_S_MAX):
-                return await self._stored_keys.stored(identities)
+                keys = await self._stored_keys.stored(identities)
+            failed = False
         except TimeoutError:
             raise NoAnswer(Code.STORE_UNAVAILABLE) from None
+        finally:
+            elapsed_ms = (time.perf_counter() - started_s) * 1000
+            self._circuits.record(Component.POSTGRES, None, failed=failed, elapsed_ms=elapsed_ms)
+        return keys

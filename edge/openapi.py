@@ -1,47 +1,39 @@
-"""The OpenAPI 3.1 document, generated from the wire types and the table of codes, so that it cannot drift."""
+"""The OpenAPI 3.1 document, made of the published envelope, the wire types and the table of codes: it cannot drift."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta
 
+from edge.limits_document import Limits
+from edge.openapi_fields import (
+    ANSWER_FIELDS,
+    BATCH_FIELDS,
+    OF_A_LIMIT,
+    OF_A_RECEIPT,
+    OFFER_FIELDS,
+    READ_FIELDS,
+    named,
+)
 from edge.problem import Problem, RefusedLine
-from edge.reads import Limits, Ready
+from edge.reads import Ready
 from edge.settings import EdgeSettings
-from schemas.codes import TABLE, Code
+from schemas.codes import TABLE, Code, Retry
 from schemas.envelope import Receipt
-from schemas.ids import EVENT_ID, INTEGRITY_HASH, SCHEMA_VERSION, TENANT_ID, UUID7
+from schemas.registry import PUBLISHED
 
 OF_PATHS = frozenset({Code.NOT_FOUND, Code.METHOD_NOT_ALLOWED})
-OF_EVERY_REQUEST = (Code.MALFORMED_REQUEST, Code.REQUEST_ID_INVALID, Code.HEADERS_TOO_LARGE)
+OF_EVERY_REQUEST = (
+    Code.MALFORMED_REQUEST,
+    Code.REQUEST_ID_INVALID,
+    Code.REQUEST_TIMEOUT,
+    Code.LENGTH_REQUIRED,
+    Code.HEADERS_TOO_LARGE,
+)
 OF_A_CREDENTIAL = (Code.AUTHENTICATION_REQUIRED, Code.SCOPE_DENIED, Code.TENANT_MISMATCH, Code.STORE_UNAVAILABLE)
+OF_COORDINATION = (Code.RATE_LIMIT_BACKEND_UNAVAILABLE, Code.CIRCUIT_OPEN)
+EVENT_ID_IN_PATH = {"name": "event_id", "in": "path", "required": True, "schema": {"type": "string"}}
 REFERENCE = "#/components/schemas/{name}"
-
-_TenantId = Annotated[str, Meta(pattern=f"^{TENANT_ID.pattern}$")]
-_EventId = Annotated[str, Meta(pattern=f"^{EVENT_ID.pattern}$")]
-_TraceId = Annotated[str, Meta(pattern=f"^{UUID7.pattern}$", description="UUIDv7")]
-
-_IntegrityHash = Annotated[
-    str,
-    Meta(
-        pattern=f"^{INTEGRITY_HASH.pattern}$",
-        description="sha256 over the RFC 8785 form of the envelope without this field",
-    ),
-]
-
-
-class Envelope(msgspec.Struct):
-    """What an agent sends. Unknown fields are kept; the same key twice anywhere is refused."""
-
-    tenant_id: _TenantId
-    event_id: Annotated[_EventId, Meta(description="Stable for the logical event: sending it again is safe")]
-    trace_id: _TraceId
-    agent_id: _EventId
-    schema_version: Annotated[str, Meta(pattern=f"^{SCHEMA_VERSION.pattern}$")]
-    created_at: Annotated[str, Meta(description="RFC 3339 with a zone", extra_json_schema={"format": "date-time"})]
-    source: Annotated[str, Meta(min_length=1, max_length=128)]
-    payload: Annotated[dict[str, Any], Meta(description="At most 64 KiB as sent; no NUL, no int of 2**53 or more")]
-    integrity_hash: _IntegrityHash | None = None
 
 
 class AcceptedLine(msgspec.Struct):
@@ -60,12 +52,34 @@ class AcceptedLine(msgspec.Struct):
     replayed: bool
 
 
+class Decided(msgspec.Struct, tag_field="status", tag="decided"):
+    """What became of an event whose sender preferred to wait: its decision, and its place in the tenant's chain."""
+
+    tenant_id: str
+    event_id: str
+    trace_id: str
+    verdict: str
+    policy_code: str
+    policy_reasons: list[str]
+    score: int
+    decided_at: str
+    chain_seq: int
+    chain_hash: str
+
+
+class Dead(msgspec.Struct, tag_field="status", tag="dead"):
+    """An accepted event that could not be decided."""
+
+    tenant_id: str
+    event_id: str
+    trace_id: str
+    reason_code: Annotated[str, msgspec.Meta(description="Why it ended in the dead-letter queue")]
+
+
 def openapi_document(settings: EdgeSettings) -> bytes:
     """The document as JSON; `settings` give the limits that are in the text."""
-    types = (Envelope, Receipt, AcceptedLine, RefusedLine, Problem, Limits, Ready)
+    types = (Receipt, Decided, Dead, AcceptedLine, RefusedLine, Problem, Limits, Ready)
     _, schemas = msgspec.json.schema_components(types, ref_template=REFERENCE)
-    if settings.integrity_required:
-        schemas["Envelope"]["required"].append("integrity_hash")
     return msgspec.json.encode(
         {
             "openapi": "3.1.0",
@@ -77,51 +91,45 @@ def openapi_document(settings: EdgeSettings) -> bytes:
             "security": [{"apiKey": []}],
             "paths": _paths(settings),
             "components": {
-                "schemas": schemas,
+                "schemas": schemas | {"Envelope": _envelope(settings)},
+                "headers": ANSWER_FIELDS,
                 "securitySchemes": {"apiKey": {"type": "http", "scheme": "bearer"}},
             },
         }
     )
 
 
+def _envelope(settings: EdgeSettings) -> dict[str, Any]:
+    """The published schema of the newest version that is read."""
+    newest = max(settings.schema_versions, key=lambda version: [int(part) for part in version.split(".")])
+    schema = dict(PUBLISHED[newest])
+    if settings.integrity_required:
+        schema["required"] = [*schema["required"], "integrity_hash"]
+    return schema
+
+
 def _paths(settings: EdgeSettings) -> dict[str, Any]:
     reads = (*OF_EVERY_REQUEST, *OF_A_CREDENTIAL)
-    offers = tuple(code for code in Code if code not in OF_PATHS)
-    batches = f"Up to {settings.batch_lines_max} envelopes, one a line, {settings.batch_bytes_max} bytes together"
-    line = {"oneOf": [_reference("AcceptedLine"), _reference("RefusedLine")]}
-    receipt = _answer("Stored durably, now or by an earlier request", "application/json", _reference("Receipt"))
-    receipt["headers"] = {
-        "Idempotency-Replayed": {"description": "true on a replay", "schema": {"type": "string", "const": "true"}}
-    }
     return {
-        "/ingest": {
-            "post": _operation("Offer one event", {"202": receipt}, offers)
-            | _body("application/json", _reference("Envelope"), f"At most {settings.body_bytes_max} bytes")
-        },
-        "/ingest/batch": {
-            "post": _operation(
-                "Offer many events; one bad line harms no other",
-                {"200": _answer("One result a line, in order", "application/x-ndjson", line)},
-                offers,
-            )
-            | _body("application/x-ndjson", _reference("Envelope"), batches)
-        },
+        "/ingest": {"post": _single(settings)},
+        "/ingest/batch": {"post": _batch(settings)},
         "/v1/events/{event_id}": {
             "get": _operation(
                 "The whole life of one event",
                 {"200": _answer("What became of it", "application/json", {"type": "object"})},
                 (*reads, Code.NOT_FOUND),
-            )
-            | {"parameters": [{"name": "event_id", "in": "path", "required": True, "schema": {"type": "string"}}]}
+                [EVENT_ID_IN_PATH, *READ_FIELDS],
+            ),
         },
         "/v1/limits": {
             "get": _operation(
                 "The limits in force for the sender's tenant",
                 {"200": _answer("The limits", "application/json", _reference("Limits"))},
-                reads,
+                (*reads, *OF_COORDINATION),
+                READ_FIELDS,
             )
         },
-        "/livez": {"get": _open("The process serves", {"200": {"description": "Alive"}})},
+        "/livez": {"get": _open("The process serves", {"200": _answer("Alive", "application/json", {})})},
         "/readyz": {
             "get": _open(
                 "Whether this edge should get traffic",
@@ -131,8 +139,35 @@ def _paths(settings: EdgeSettings) -> dict[str, Any]:
                 },
             )
         },
-        "/openapi.json": {"get": _open("This document", {"200": {"description": "OpenAPI 3.1"}})},
+        "/openapi.json": {"get": _open("This document", {"200": _answer("OpenAPI 3.1", "application/json", {})})},
     }
+
+
+def _offers() -> tuple[Code, ...]:
+    return tuple(code for code in Code if code not in OF_PATHS)
+
+
+def _single(settings: EdgeSettings) -> dict[str, Any]:
+    outcome = {"oneOf": [_reference("Decided"), _reference("Dead")]}
+    waited = _answer("What became of it, in time for who prefers to wait", "application/json", outcome)
+    stored = _answer("Stored durably, now or by an earlier request", "application/json", _reference("Receipt"))
+    answers = {
+        "200": waited | {"headers": named(*OF_A_RECEIPT, "Preference-Applied")},
+        "202": stored | {"headers": named(*OF_A_RECEIPT)},
+    }
+    return _operation("Offer one event", answers, _offers(), OFFER_FIELDS, OF_A_RECEIPT) | _body(
+        "application/json", _reference("Envelope"), f"At most {settings.body_bytes_max} bytes"
+    )
+
+
+def _batch(settings: EdgeSettings) -> dict[str, Any]:
+    text = f"Up to {settings.batch_lines_max} envelopes, one a line, {settings.batch_bytes_max} bytes together"
+    line = {"oneOf": [_reference("AcceptedLine"), _reference("RefusedLine")]}
+    results = _answer("One result a line, in order", "application/x-ndjson", line)
+    answers = {"200": results | {"headers": named("X-Tenant-Id", *OF_A_LIMIT)}}
+    return _operation("Offer many events; one bad line harms no other", answers, _offers(), BATCH_FIELDS) | _body(
+        "application/x-ndjson", _reference("Envelope"), text
+    )
 
 
 def _reference(name: str) -> dict[str, Any]:
@@ -140,7 +175,7 @@ def _reference(name: str) -> dict[str, Any]:
 
 
 def _answer(description: str, media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": description, "content": {media_type: {"schema": schema}}}
+    return {"description": description, "headers": named(), "content": {media_type: {"schema": schema}}}
 
 
 def _body(media_type: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
@@ -149,11 +184,20 @@ def _body(media_type: str, schema: dict[str, Any], description: str) -> dict[str
 
 
 def _open(summary: str, answers: dict[str, Any]) -> dict[str, Any]:
-    return {"summary": summary, "security": [], "responses": answers}
+    return {"security": []} | _operation(summary, answers, OF_EVERY_REQUEST, READ_FIELDS[:1])
 
 
-def _operation(summary: str, answers: dict[str, Any], codes: tuple[Code, ...]) -> dict[str, Any]:
-    """An operation with its answers and a problem document for every status its codes have."""
+def _operation(
+    summary: str,
+    answers: dict[str, Any],
+    codes: tuple[Code, ...],
+    fields: Sequence[dict[str, Any]],
+    told: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """An operation with its answers and a problem document for every status its codes have.
+
+    `told` are the fields of an answer that a refusal may have too.
+    """
     by_status: dict[int, list[Code]] = {}
     for code in codes:
         by_status.setdefault(TABLE[code].status, []).append(code)
@@ -163,6 +207,12 @@ def _operation(summary: str, answers: dict[str, Any], codes: tuple[Code, ...]) -
             "application/problem+json",
             _reference("Problem"),
         )
+        | {"headers": named(*told, *_of_a_refusal(status, members))}
         for status, members in sorted(by_status.items())
     }
-    return {"summary": summary, "responses": answers | problems}
+    return {"summary": summary, "parameters": list(fields), "responses": answers | problems}
+
+
+def _of_a_refusal(status: int, codes: Sequence[Code]) -> list[str]:
+    again = ["Retry-After"] if any(TABLE[code].retry is not Retry.NEVER for code in codes) else []
+    return [*again, "WWW-Authenticate"] if status == 401 else again

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
+from edge.settings import QueueSettings, RateSettings, TlsSettings
 from schemas.answers import NoAnswer, PublishOutcome
 from schemas.codes import Code
 from schemas.envelope import EventKey
 from schemas.meter import Meter
-from schemas.principal import Principal
+from schemas.principal import Principal, SigningKey
 from schemas.readiness import Readiness
 from schemas.units import Clock, UnixMs
 
@@ -27,6 +28,9 @@ class Publisher(Protocol):
 
     async def stored_message(self, stream: str, seq: int) -> bytes | None:
         """The data of a stored message, None when it is gone. Raises NoAnswer(STREAM_UNAVAILABLE)."""
+
+    def answer_ms(self) -> float:
+        """How long the stream took for its last answer, without the wait in this process."""
 
     def durability_proven(self) -> bool:
         """Whether the streams' effective configuration was proven within the last watch interval."""
@@ -96,6 +100,9 @@ class Coordination(Protocol):
 
     def remember(self, keys: Sequence[EventKey]) -> None:
         """Write the hints of stored events in the background; losing one costs a look-up, nothing else."""
+
+    def tried(self, tenant_id: str, event_ids: Sequence[str]) -> None:
+        """Note in the background that these were refused after their call, so that the next try is known as one."""
 
 
 class TenantLimits(NamedTuple):
@@ -174,20 +181,8 @@ class BreakGlass(Protocol):
 class Signatures(Protocol):
     """Keys of agents for signed requests."""
 
-    async def public_key(self, key_id: str) -> "SigningKey | None":
+    async def public_key(self, key_id: str) -> SigningKey | None:
         """The key of that id, valid or not, None when there is none. Raises NoAnswer(STORE_UNAVAILABLE)."""
-
-
-class SigningKey(NamedTuple):
-    """An agent's Ed25519 key: 32 raw bytes. Times are Unix milliseconds, None where there is no bound."""
-
-    key_id: str
-    tenant_id: str
-    agent_id: str
-    public_key: bytes
-    not_before_ms: UnixMs
-    not_after_ms: UnixMs | None
-    revoked_ms: UnixMs | None
 
 
 class Decisions(Protocol):
@@ -230,8 +225,11 @@ class EdgePorts:
     clock_skewed: Callable[[], bool]
     """Whether the clocks of this process, Redis and Postgres are more than 2 s apart, or were not compared lately."""
     readiness: Callable[[], Readiness]
-    queue_depth_hardstop: int
-    """C: the broker refuses a tenant's event beyond so many unsettled ones."""
+    redis_proven: Callable[[], bool]
+    """Whether Redis was lately seen to be what admission relies on; without that it is as good as away."""
+    rates: RateSettings
+    queues: QueueSettings
+    tls: TlsSettings
     meter: Meter
     clock: Clock
     new_request_id: Callable[[], str]

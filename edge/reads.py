@@ -1,39 +1,23 @@
 """What a sender may ask: the life of an event, its limits, and whether this edge serves."""
 
-from typing import Annotated
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 
+from edge.admission import Admissions, Standing
 from edge.gate import Gate
+from edge.limits_document import document
 from edge.ports import EdgePorts
 from edge.problem import finding
 from edge.refusals import not_found, refusal
 from edge.settings import EdgeSettings
+from edge.standing import standing_headers
 from edge.transport import JSON, Request, Response
 from schemas.answers import NoAnswer
 from schemas.ids import is_event_id
 from schemas.principal import Principal, Scope
 
 EVENTS_PREFIX = b"/v1/events/"
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """The limits in force for the sender's tenant. Ages are of `created_at`, bytes of the body as sent."""
-
-    tenant_id: str
-    plan_tier: str
-    body_bytes_max: int
-    payload_bytes_max: int
-    batch_bytes_max: int
-    batch_lines_max: int
-    json_depth_max: int
-    json_nodes_max: int
-    event_age_ms_max: int
-    created_at_future_ms_max: int
-    queue_depth_hardstop: Annotated[int, msgspec.Meta(description="Unsettled events of the tenant in one queue")]
-    integrity_required: bool
-    schema_versions: tuple[str, ...]
 
 
 class Ready(msgspec.Struct, frozen=True):
@@ -55,6 +39,7 @@ class ReadEndpoints:
         self._ports = ports
         self._gate = gate
         self._openapi = openapi
+        self._admissions = Admissions(ports, settings)
 
     async def event(self, request: Request) -> Response:
         """The whole life of one event. Foreign, unknown and impossible ids are answered alike."""
@@ -71,27 +56,16 @@ class ReadEndpoints:
         return not_found(request) if life is None else Response(200, JSON, life)
 
     async def limits(self, request: Request) -> Response:
-        """What the sender's tenant may send."""
+        """What the sender's tenant may send now. Asking costs nothing of it."""
         sender = await self._gate.sender(request, None)
         if not isinstance(sender, Principal):
             return refusal(request, sender)
-        settings = self._settings
-        limits = Limits(
-            tenant_id=sender.tenant_id,
-            plan_tier=sender.plan_tier,
-            body_bytes_max=settings.body_bytes_max,
-            payload_bytes_max=settings.payload_bytes_max,
-            batch_bytes_max=settings.batch_bytes_max,
-            batch_lines_max=settings.batch_lines_max,
-            json_depth_max=settings.json_depth_max,
-            json_nodes_max=settings.json_nodes_max,
-            event_age_ms_max=settings.event_age_ms_max,
-            created_at_future_ms_max=settings.created_at_future_ms_max,
-            queue_depth_hardstop=self._ports.queue_depth_hardstop,
-            integrity_required=settings.integrity_required,
-            schema_versions=settings.schema_versions,
-        )
-        return Response(200, JSON, _encode(limits))
+        standing = await self._admissions.of(sender, (), None)
+        if not isinstance(standing, Standing):
+            return refusal(request, standing)
+        depth = self._ports.depths.of(sender.tenant_id)
+        limits = document(sender, standing, depth, self._settings, self._ports.queues)
+        return Response(200, JSON, _encode(limits), standing_headers(standing))
 
     async def openapi(self, _request: Request) -> Response:
         """The contract as an OpenAPI document."""

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from schemas.registry import PUBLISHED
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeSettings:
@@ -37,6 +39,9 @@ class EdgeSettings:
             found.append("FG_DP_EVENT_MAX_AGE_SEC must be at least 1")
         if not 0 < self.payload_bytes_max <= self.body_bytes_max <= self.batch_bytes_max:
             found.append("payload, body and batch limits must be positive and ascending")
+        unpublished = [version for version in self.schema_versions if version not in PUBLISHED]
+        if unpublished:
+            found.append(f"FG_DP_SCHEMA_READERS names {', '.join(unpublished)}: published are {', '.join(PUBLISHED)}")
         return found
 
 

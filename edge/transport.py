@@ -37,11 +37,17 @@ class Request:
     route: str
     """The route's template, for logs and metrics."""
     path: bytes
+    query: bytes
+    """What follows the `?` of the target, as sent."""
     request_id: str
     fields: Fields
     receive: Receive
     started_s: float
     """`time.perf_counter()` when the request arrived."""
+    client_uris: tuple[str, ...] = ()
+    """The URIs of the client's certificate, as far as the connection verified one."""
+    peer_uris: Sequence[str] = ()
+    """The URI names of the client certificate the connection was opened with."""
     unread: bool = field(init=False)
     """Whether body bytes may still be on their way."""
 

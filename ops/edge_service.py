@@ -2,80 +2,50 @@
 
 import asyncio
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 import uvicorn
 
 from edge.app import EdgeApp
-from edge.hints import RedisHints, redis_client
-from edge.ports import EdgePorts
-from ops.clock import SystemClock, new_span_id, new_uuid7
-from ops.connect import connected
+from edge.protocol import EdgeProtocol
+from ops.clock import SystemClock
+from ops.edge_parts import EdgeParts, assembled
 from ops.health import admin_server
 from ops.settings import Settings
 from ops.telemetry import PrometheusMeter
-from ops.watch import IsolationWatch
-from schemas.readiness import Readiness
-from sinks.api_keys import ApiKeys
-from sinks.event_keys import EventKeys
-from sinks.life import Lives
-from sinks.pg import Pool
-from streams.durability import DurabilityWatch
-from streams.jetstream import JetStream
-from streams.publisher import IngestPublisher
+from ops.tls import server_context
 
 GRACEFUL_SHUTDOWN_S = 1
 KEEP_ALIVE_S = 75
 
 
-async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; requests in hand are answered first."""
+async def serve(settings: Settings, listener: socket.socket | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; requests in hand are answered first.
+
+    `listener` is a bound socket that several edges share; without one this edge binds its own.
+    """
     meter = PrometheusMeter("edge")
-    jetstream = await connected(settings.streams.url, "edge")
-    system = await connected(settings.streams.system_url, "system")
-    pool = await Pool.open(settings.postgres)
-    client = redis_client(settings.redis_url)
+    async with AsyncExitStack() as stack:
+        parts = await stack.enter_async_context(assembled(settings, meter, SystemClock()))
+        admin = admin_server(settings.admin_host, settings.admin_port, parts.readiness, meter)
+        await admin.start()
+        stack.push_async_callback(admin.stop)
+        await stack.enter_async_context(_watched(parts))
+        server = _Server(http_config(EdgeApp(settings.edge, parts.ports), settings))
+        await server.serve(sockets=None if listener is None else [listener])
+
+
+@asynccontextmanager
+async def _watched(parts: EdgeParts) -> AsyncIterator[None]:
+    """Run every standing check until the block is left; one that dies ends the process."""
     stopping = asyncio.Event()
-    clock = SystemClock()
-    durability = DurabilityWatch(jetstream, system, settings.streams, clock)
-    isolation = IsolationWatch(pool)
-    publisher = IngestPublisher(jetstream, durability, settings.streams, meter)
-    hints = RedisHints(client, settings.edge)
-
-    def readiness() -> Readiness:
-        return _readiness(jetstream, durability, isolation)
-
-    app = EdgeApp(
-        settings.edge,
-        EdgePorts(
-            publisher=publisher,
-            stored_keys=EventKeys(pool),
-            hints=hints,
-            credentials=ApiKeys(pool),
-            lives=Lives(pool),
-            readiness=readiness,
-            queue_depth_hardstop=settings.streams.tenant_messages_max,
-            meter=meter,
-            clock=clock,
-            new_request_id=new_uuid7,
-            new_span_id=new_span_id,
-        ),
-    )
-    admin = admin_server(settings.admin_host, settings.admin_port, readiness, meter)
-    await admin.start()
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(durability.run(stopping))
-        tasks.create_task(isolation.run(stopping))
-        await _Server(_http(app, settings)).serve()
+        for run in parts.watches:
+            tasks.create_task(run(stopping))
+        yield
         stopping.set()
-    await publisher.close()
-    await hints.close()
-    await client.aclose()
-    await admin.stop()
-    await jetstream.close()
-    await system.close()
-    await pool.close()
 
 
 class _Server(uvicorn.Server):
@@ -89,22 +59,13 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _readiness(jetstream: JetStream, durability: DurabilityWatch, isolation: IsolationWatch) -> Readiness:
-    """Postgres away degrades, it does not stop: keys verified lately and young events still pass."""
-    reasons = list(isolation.findings)
-    if not jetstream.connected:
-        reasons.append("no connection to the broker")
-    elif not durability.proven():
-        reasons += durability.findings or ["durability is not proven"]
-    return Readiness(tuple(reasons), () if isolation.store_answers else ("the database does not answer",))
-
-
-def _http(app: EdgeApp, settings: Settings) -> uvicorn.Config:
-    return uvicorn.Config(
+def http_config(app: EdgeApp, settings: Settings) -> uvicorn.Config:
+    """How the application is served, TLS and all, loaded and ready."""
+    config = uvicorn.Config(
         app,
         host=settings.http_host,
         port=settings.http_port,
-        http="httptools",
+        http=EdgeProtocol,
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -116,3 +77,7 @@ def _http(app: EdgeApp, settings: Settings) -> uvicorn.Config:
         timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
         backlog=4096,
     )
+    config.load()
+    if settings.tls.served:
+        config.ssl = server_context(settings.tls)
+    return config

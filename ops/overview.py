@@ -33,12 +33,14 @@ class StackHealth(msgspec.Struct):
 class Overview:
     """Asks the services on their admin ports whenever it is asked itself.
 
-    `servers_down` names the servers that have ended.
+    `servers_down` names the servers that have ended. Services that measure the same are told apart
+    by a `label` on every series, whose value is the service's name.
     """
 
-    def __init__(self, ports: Mapping[str, int], servers_down: Callable[[], list[str]]) -> None:
+    def __init__(self, ports: Mapping[str, int], servers_down: Callable[[], list[str]], label: str = "") -> None:
         self._ports = ports
         self._servers_down = servers_down
+        self._label = label
 
     def server(self, host: str, port: int) -> AdminServer:
         routes: dict[str, Route] = {"/livez": self._livez, "/readyz": self._readyz, "/metrics": self._metrics}
@@ -72,12 +74,14 @@ class Overview:
 
     async def _metrics(self) -> Answer:
         """What can be had: a service that does not answer has no series, which is how its absence shows."""
-        answers = await asyncio.gather(*(self._metrics_of(port) for port in self._ports.values()))
+        answers = await asyncio.gather(*(self._metrics_of(name, port) for name, port in self._ports.items()))
         return Answer(HTTPStatus.OK, openmetrics.CONTENT_TYPE, openmetrics.joined(answers))
 
-    async def _metrics_of(self, port: int) -> bytes:
+    async def _metrics_of(self, name: str, port: int) -> bytes:
         try:
             answer = await fetch(HOST, port, "/metrics", ASK_S_MAX)
         except OSError:
             return b""
-        return answer.body if answer.status == HTTPStatus.OK else b""
+        if answer.status != HTTPStatus.OK:
+            return b""
+        return openmetrics.labelled(answer.body, self._label, name) if self._label else answer.body

@@ -2,10 +2,9 @@
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 
+from ops.children import this_program
 from ops.embedded import EmbeddedServers
 from ops.embedded.directory import DataDirectory
 from ops.embedded.process import Command, StartError
@@ -15,8 +14,10 @@ from ops.settings_table import TABLE
 from ops.settings_types import Service
 from ops.supervisor import Plan, Provision
 from schemas.answers import NoAnswer
+from schemas.limits import NO_QUOTA
 from schemas.principal import Scope
 from sinks.api_keys import ApiKeys
+from sinks.limits import RuntimeLimits
 from sinks.migrate import MigrationError, migrate
 from sinks.pg import Pool
 from sinks.settings import PostgresSettings
@@ -30,11 +31,10 @@ TENANT_ID = "demo"
 SIGNING_KEY = "signing-key.pem"
 WORM = "worm"
 SCOPES = (Scope.INGEST, Scope.EVENTS_READ, Scope.EVIDENCE_READ)
-_CODE = Path(__file__).resolve().parents[1]
+LIMITS = {"rps": 10_000, "burst": 20_000, "events_per_month_max": NO_QUOTA}
+"""Whoever tries it out should meet the machine's limits, not the free plan's."""
 NICENESS = {"edge": 0, "worker": 10}
 """On one machine admission comes first: a backlog waits safely in the stream, an agent does not (docs/adr/0008)."""
-_RUN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ops.cli import main; main()"
-"""Runs the very code this process runs, wherever it was started and whatever else is installed."""
 
 
 def of(settings: Settings) -> Plan:
@@ -64,6 +64,7 @@ async def _provision(settings: Settings, servers: EmbeddedServers, directory: Da
     pool = await Pool.open(operator)
     try:
         await Tenants(pool).ensure(TENANT_ID)
+        await RuntimeLimits(pool).set(TENANT_ID, **LIMITS, updated_by="frostgate up")
         key = await ApiKeys(pool).issue(TENANT_ID, None, SCOPES)
     finally:
         await pool.close()
@@ -86,13 +87,14 @@ def _command(settings: Settings, name: str, servers: EmbeddedServers, http_port:
         "FG_REDIS_URL": servers.redis_url,
         "FG_HTTP_HOST": settings.http_host,
         "FG_HTTP_PORT": str(http_port),
+        "FG_EDGE_WORKERS": str(settings.edge_workers),
         "FG_ADMIN_HOST": HOST,
         "FG_ADMIN_PORT": str(admin_port),
     }
     inherited = {key: value for key, value in environment().items() if not key.startswith("FG_")}
     return Command(
         name=name,
-        arguments=(sys.executable, "-P", "-c", _RUN, str(_CODE), name),
+        arguments=this_program(name),
         niceness=NICENESS[name],
         environment=inherited | _read_by(Service(name), {**environment(), **values}),
     )

@@ -14,6 +14,7 @@ from edge.settings import BreakerSettings, EdgeSettings, QueueSettings, RateSett
 from ops.settings_table import TABLE
 from ops.settings_types import SecretText, Service, Variable, shown
 from schemas.canonical import canonical_any, sha256_hex
+from schemas.registry import PUBLISHED, readable
 from sinks.settings import EvidenceSettings, PostgresSettings
 from streams.settings import StreamSettings
 
@@ -104,7 +105,7 @@ def load(environ: Mapping[str, str], need: Service | None = None) -> Settings:
     faults += _missing(values, need)
     settings = _tree(values)
     # A value that did not parse has been replaced by its default: only what did parse is judged together.
-    found = [fault for part in _judged(settings) for fault in part.faults()]
+    found = [fault for part in _judged(settings) for fault in part.faults()] + _unread(settings)
     if settings.env == "prod":
         found += _unproven(settings, need)
     faults += found
@@ -166,6 +167,14 @@ def _missing(values: Mapping[str, Any], need: Service | None) -> list[str]:
 
 def _judged(settings: Settings) -> tuple[Any, ...]:
     return settings.edge, settings.streams, settings.postgres, settings.rates, settings.queues, settings.tls
+
+
+def _unread(settings: Settings) -> list[str]:
+    """A writer may only write what is published and every reader's edge takes."""
+    writer = settings.schema_writer
+    if writer in PUBLISHED and readable(writer, settings.edge.schema_versions):
+        return []
+    return [f"FG_DP_SCHEMA_WRITER is {writer}, which none of FG_DP_SCHEMA_READERS reads"]
 
 
 def _unproven(settings: Settings, need: Service | None) -> list[str]:
@@ -280,5 +289,5 @@ def _tree(values: Mapping[str, Any]) -> Settings:
         ca_file=str(values["FG_CA_FILE"]),
         client_cert_file=str(values["FG_CLIENT_CERT_FILE"]),
         agent_key_file=str(values["FG_AGENT_KEY_FILE"]),
-        schema_writer=values["FG_DP_SCHEMA_WRITER"][0],
+        schema_writer=values["FG_DP_SCHEMA_WRITER"],
     )

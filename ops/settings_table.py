@@ -12,6 +12,7 @@ from ops.settings_types import (
     text,
     url,
     urls,
+    version,
     versions,
     whole,
 )
@@ -264,7 +265,7 @@ _DECIDING = (
     ),
     Variable(
         name="FG_DP_SCHEMA_WRITER",
-        parse=versions,
+        parse=version,
         default="1.0",
         description="Version that `frostgate send` and `frostgate agent` write; switched once every edge reads it.",
         services=(_CLIENT,),

@@ -151,6 +151,13 @@ def versions(raw: str) -> tuple[str, ...]:
     raise ValueError("must be versions such as 1.0, with commas between")
 
 
+def version(raw: str) -> str:
+    """One schema version, major.minor."""
+    if SCHEMA_VERSION.fullmatch(raw):
+        return raw
+    raise ValueError("must be a version such as 1.0")
+
+
 def key_template(raw: str) -> str:
     """A key of the coordination store with both placeholders and no third."""
     rest = raw.replace("{tenant_id}", "", 1).replace("{lane}", "", 1)

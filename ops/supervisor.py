@@ -32,6 +32,8 @@ class Place:
     """Where a stack runs. Port 0 takes a free one."""
 
     data_dir: Path
+    scheme: str
+    """Of the edge: http or https."""
     http_host: str
     http_port: int
     admin_host: str
@@ -160,8 +162,8 @@ class Supervisor:
 
     def _described(self, servers: EmbeddedServers, provision: Provision, http_port: int, admin_port: int) -> Stack:
         return Stack(
-            url=_url(self._place.http_host, http_port),
-            admin_url=_url(self._place.admin_host, admin_port),
+            url=_url(self._place.scheme, self._place.http_host, http_port),
+            admin_url=_url("http", self._place.admin_host, admin_port),
             tenant_id=provision.tenant_id,
             api_key=provision.api_key,
             nats_url=servers.nats_url("admin"),
@@ -204,6 +206,6 @@ async def _listen(bind: Callable[[], Awaitable[int]], host: str, port: int, opti
         raise StartError(f"cannot listen on {host}:{port}: {reason}; choose another with {option}") from cause
 
 
-def _url(host: str, port: int) -> str:
+def _url(scheme: str, host: str, port: int) -> str:
     reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104  (read, never bound)
-    return f"http://{reachable}:{port}"
+    return f"{scheme}://{reachable}:{port}"

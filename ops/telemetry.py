@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 from schemas.ids import is_tenant_id
 from schemas.logkeys import REQUIRED
-from schemas.metrics import ALL, EVERY_SERVICE, Metric
+from schemas.metrics import ALL, ALL_TENANTS, EVERY_SERVICE, Metric
 from schemas.units import UnixMs, format_rfc3339
 
 TENANT_SLOTS = 50
@@ -139,7 +139,7 @@ class PrometheusMeter(Collector):
         return adder
 
     def _bounded(self, tenant_id: str) -> str:
-        if tenant_id in self._tenants:
+        if tenant_id in self._tenants or tenant_id == ALL_TENANTS:
             return tenant_id
         if len(self._tenants) < TENANT_SLOTS and is_tenant_id(tenant_id):
             self._tenants.add(tenant_id)

@@ -47,6 +47,7 @@ class Code(StrEnum):
     SCOPE_DENIED = "SCOPE_DENIED"
     NOT_FOUND = "NOT_FOUND"
     METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
+    REQUEST_TIMEOUT = "REQUEST_TIMEOUT"
     EVENT_IN_FLIGHT = "EVENT_IN_FLIGHT"
     EVENT_ID_PAYLOAD_MISMATCH = "EVENT_ID_PAYLOAD_MISMATCH"
     LENGTH_REQUIRED = "LENGTH_REQUIRED"
@@ -108,7 +109,7 @@ TABLE: dict[Code, Row] = {
     Code.INTEGRITY_HASH_MISMATCH: Row(400, _NEVER, "integrity_hash does not match the envelope"),
     Code.MALFORMED_JSON: Row(400, _NEVER, "the body is not one JSON object in UTF-8"),
     Code.DUPLICATE_KEY: Row(400, _NEVER, "an object in the body has the same key twice"),
-    Code.JSON_TOO_DEEP: Row(400, _NEVER, "the body has more than 32 levels or 2,000 nodes"),
+    Code.JSON_TOO_DEEP: Row(400, _NEVER, "the body has more than 32 levels, 2,000 nodes or 256 characters in a key"),
     Code.TRACE_ID_CONFLICT: Row(400, _NEVER, "the trace ids of headers and envelope differ"),
     Code.EVENT_ID_CONFLICT: Row(400, _NEVER, "X-Event-Id and the envelope's event_id differ"),
     Code.IDEMPOTENCY_KEY_CONFLICT: Row(400, _NEVER, "Idempotency-Key and the envelope's event_id differ"),
@@ -122,6 +123,7 @@ TABLE: dict[Code, Row] = {
     Code.SCOPE_DENIED: Row(403, _NEVER, "the credential lacks the scope for this endpoint"),
     Code.NOT_FOUND: Row(404, _NEVER, "nothing here"),
     Code.METHOD_NOT_ALLOWED: Row(405, _NEVER, "this path does not answer that method"),
+    Code.REQUEST_TIMEOUT: Row(408, _SAME, "the request came too slowly; nothing was enqueued"),
     Code.EVENT_IN_FLIGHT: Row(409, _SAME, "the same event is being stored by another request"),
     Code.EVENT_ID_PAYLOAD_MISMATCH: Row(422, _NEVER, "this event_id is taken by another body"),
     Code.LENGTH_REQUIRED: Row(411, _NEVER, "Content-Length is required; Transfer-Encoding is not accepted"),

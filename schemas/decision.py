@@ -32,10 +32,11 @@ Features = dict[str, Any]
 """Feature name to bool, int or short string; never a float, so that it can be hashed (RFC 8785)."""
 
 
-class DecisionRecord(msgspec.Struct, frozen=True):
+class DecisionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """The artifact's payload: everything decided about one event, without its place in the chain.
 
     Strings and ints below 2**53 only; `canonical_plain` of it is hashed into the chain entry.
+    `break_glass` is a member only of events accepted under an emergency override.
     """
 
     v: int
@@ -61,3 +62,4 @@ class DecisionRecord(msgspec.Struct, frozen=True):
     score: int
     features: Features
     contributions: tuple[Contribution, ...]
+    break_glass: str = ""

@@ -9,10 +9,11 @@ from typing import NamedTuple
 import msgspec
 
 
-class AcceptedEvent(msgspec.Struct, frozen=True):
+class AcceptedEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the edge publishes to FG_INGEST: the agent's envelope and the identity of its acceptance.
 
     `body_sha256` is over the RFC 8785 form of the envelope; `event` is the envelope as sent.
+    `break_glass` is the id of the emergency override it was accepted under, absent from the wire when there was none.
     """
 
     tenant_id: str
@@ -24,6 +25,7 @@ class AcceptedEvent(msgspec.Struct, frozen=True):
     span_id: str
     body_sha256: str
     event: msgspec.Raw
+    break_glass: str = ""
 
 
 class DecideTask(msgspec.Struct, frozen=True):
@@ -34,7 +36,7 @@ class DecideTask(msgspec.Struct, frozen=True):
     accepted: AcceptedEvent
 
 
-class DeadLetter(msgspec.Struct, frozen=True):
+class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     """What any stage hands to dlq. `message` is the message's data, base64, so that nothing is too broken to bury."""
 
     tenant_id: str
@@ -46,6 +48,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
     stream: str
     seq: int
     message_base64: str
+    break_glass: str = ""
 
 
 class EventKey(NamedTuple):

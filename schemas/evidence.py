@@ -20,8 +20,11 @@ class EntryKind(StrEnum):
     KEY_ROTATION = "key_rotation"
 
 
-class ChainEntry(msgspec.Struct, frozen=True):
-    """One link. Strings and ints below 2**53 only, ASCII keys."""
+class ChainEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One link. Strings and ints below 2**53 only, ASCII keys.
+
+    `break_glass` is a member only of events accepted under an emergency override, so no other entry's hash knows of it.
+    """
 
     v: int
     tenant_id: str
@@ -38,6 +41,7 @@ class ChainEntry(msgspec.Struct, frozen=True):
     artifact_sha256: str
     artifact_bytes: int
     prev_hash: str
+    break_glass: str = ""
 
 
 class EvidenceEvent(msgspec.Struct, frozen=True):

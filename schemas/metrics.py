@@ -9,6 +9,8 @@ tells them apart. A `tenant_id` label is always bounded by
 from typing import NamedTuple
 
 EVERY_SERVICE = "every"
+ALL_TENANTS = "_all"
+"""The `tenant_id` of what belongs to nobody in particular; not a legal tenant id."""
 
 
 class Metric(NamedTuple):
@@ -73,7 +75,7 @@ RETRY_BUDGET_REMAINING = Metric(
     "gauge",
     "edge",
     ("tenant_id", "event_class"),
-    "Tries left of the event that was offered again last, by the kind of its source",
+    "Tries left of the event offered again last, of those that are stored and of those refused again",
 )
 BREAK_GLASS_EVENTS = Metric(
     "frostgate_break_glass_events_total",

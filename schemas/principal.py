@@ -1,7 +1,10 @@
-"""Who is asking: the meaning of a verified credential."""
+"""Who is asking: the meaning of a verified credential, and the keys agents sign with."""
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
+
+from schemas.units import UnixMs
 
 
 class Scope(StrEnum):
@@ -21,3 +24,15 @@ class Principal:
     agent_id: str | None
     scopes: frozenset[str]
     plan_tier: str
+
+
+class SigningKey(NamedTuple):
+    """An agent's Ed25519 key: 32 raw bytes. Times are Unix milliseconds, None where there is no bound."""
+
+    key_id: str
+    tenant_id: str
+    agent_id: str
+    public_key: bytes
+    not_before_ms: UnixMs
+    not_after_ms: UnixMs | None
+    revoked_ms: UnixMs | None

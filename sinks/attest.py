@@ -9,6 +9,7 @@ from sinks.pg import Pool
 EXEMPT_TABLES = {
     "public.tenants": "the list of tenants itself",
     "public.api_keys": "looked up before the tenant is known",
+    "public.agent_keys": "looked up before the tenant is believed; public keys only",
     "public.signing_keys": "public keys, which any verifier needs",
     "public.outbox_tenants": "tells the relay which tenants to name; ids only, for the worker alone",
 }

@@ -71,6 +71,7 @@ class Draft(NamedTuple):
     body_sha256: str
     body_bytes: int
     artifact: bytes
+    break_glass: str = ""
 
 
 class Link(NamedTuple):
@@ -152,6 +153,7 @@ def _entry(kind: EntryKind, draft: Draft, head: _Head) -> ChainEntry:
         artifact_sha256=sha256_hex(draft.artifact),
         artifact_bytes=len(draft.artifact),
         prev_hash=head.chain_hash,
+        break_glass=draft.break_glass,
     )
 
 

@@ -87,6 +87,7 @@ class DeadLetters:
             body_sha256=message_sha256,
             body_bytes=len(message),
             artifact=canonical_plain(record),
+            break_glass=letter.break_glass,
         )
 
 

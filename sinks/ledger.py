@@ -77,6 +77,7 @@ def _draft(record: DecisionRecord) -> Draft:
         body_sha256=record.body_sha256,
         body_bytes=record.body_bytes,
         artifact=canonical_plain(record),
+        break_glass=record.break_glass,
     )
 
 

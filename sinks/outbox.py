@@ -10,9 +10,10 @@ RELAY_LOCK_CLASS = 0x4647
 
 # The tenants after the last one served come first, so a busy tenant cannot keep the others waiting.
 _WAITING = """
-SELECT tenant_id, seq FROM outbox_tenants WHERE partition = $1 ORDER BY tenant_id <= $2, tenant_id LIMIT $3
+SELECT tenant_id, partition, seq FROM outbox_tenants
+WHERE partition = ANY ($1::int[]) ORDER BY tenant_id <= $2, tenant_id LIMIT $3
 """
-_LOCK = "SELECT pg_try_advisory_xact_lock($1, $2)"
+_LOCK = "SELECT partition FROM unnest($2::int[]) AS partition WHERE pg_try_advisory_xact_lock($1, partition)"
 # Taken rows are gone with the commit, after they were published; a rollback brings them back. LATERAL with LIMIT goes
 # through the tenants in the order given, and through each from its oldest row on.
 _TAKE = """
@@ -38,31 +39,33 @@ DELETE FROM outbox_tenants WHERE tenant_id = ANY (ARRAY(
 class Outbox:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._served: dict[int, str] = {}
+        self._served = ""
 
     async def relay(
-        self, partition: int, publish: Callable[[Sequence[OutboxRow]], Awaitable[None]], rows_max: int
+        self, partitions: Sequence[int], publish: Callable[[Sequence[OutboxRow]], Awaitable[None]], rows_max: int
     ) -> int:
-        """Publish up to `rows_max` rows of the partition, then forget them; return how many.
+        """Publish up to `rows_max` rows of those partitions together, then forget them; return how many.
 
         Rows of a tenant leave in the order of its chain and only one relay works on a partition at
-        a time: 0 when another holds it. A row is forgotten only after `publish` returned, so after
-        NoAnswer or whatever `publish` raises, some may be published a second time.
+        a time: what another holds is left out. A row is forgotten only after `publish` returned, so
+        after NoAnswer or whatever `publish` raises, some may be published a second time.
         """
         async with self._pool.connection() as connection:
-            found = await connection.fetch(_WAITING, partition, self._served.get(partition, ""), rows_max)
-        waiting = {row["tenant_id"]: row["seq"] for row in found}
-        if not waiting:
+            found = await connection.fetch(_WAITING, list(partitions), self._served, rows_max)
+        if not found:
             return 0
-        turn = {tenant_id: place for place, tenant_id in enumerate(waiting)}
-        async with self._pool.tenant_transaction(list(waiting)) as connection:
-            if not await connection.fetchval(_LOCK, RELAY_LOCK_CLASS, partition):
+        async with self._pool.tenant_transaction([row["tenant_id"] for row in found]) as connection:
+            asked = sorted({row["partition"] for row in found})  # in one order, like every relay
+            ours = {row["partition"] for row in await connection.fetch(_LOCK, RELAY_LOCK_CLASS, asked)}
+            waiting = {row["tenant_id"]: row["seq"] for row in found if row["partition"] in ours}
+            if not waiting:
                 return 0
+            turn = {tenant_id: place for place, tenant_id in enumerate(waiting)}
             rows = [OutboxRow(*row) for row in await connection.fetch(_TAKE, list(waiting), rows_max)]
             rows.sort(key=lambda row: (turn[row.tenant_id], row.seq))
             if rows:
                 await publish(rows)
-                self._served[partition] = rows[-1].tenant_id
+                self._served = rows[-1].tenant_id
             # The head lock lets a tenant's entries commit in the order of seq, so nothing older can still appear.
             emptied = {} if len(rows) == rows_max else waiting
             reached = emptied | {row.tenant_id: row.seq for row in rows}

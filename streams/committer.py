@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import logging
 import secrets
+import time
 from collections import deque
 from dataclasses import dataclass
 
@@ -53,6 +54,8 @@ class GroupCommitter:
         self._tasks: set[asyncio.Task[None]] = set()
         self._name = secrets.token_hex(8)  # no other publisher's, in whichever process: ids of one stream must not meet
         self._batch_ids = itertools.count()
+        self.answer_ms = 0.0
+        """How long the stream took for its last answer, or was given before it counted as none."""
         self._full_subjects: set[str] = set()
         """Subjects at their cap publish alone until one message goes through, so that they refuse nobody's batch."""
 
@@ -149,7 +152,11 @@ class GroupCommitter:
             ]
             commit = f"{batch[-1].headers}{batch_id}{len(batch)}\r\nNats-Batch-Commit: 1\r\n"
             frames.append(frame(batch[-1].subject, token, commit, batch[-1].data))
-        reply = await self._jetstream.ask_with(b"".join(frames), token, self._settings.publish_timeout_ms)
+        asked_s = time.perf_counter()
+        try:
+            reply = await self._jetstream.ask_with(b"".join(frames), token, self._settings.publish_timeout_ms)
+        finally:
+            self.answer_ms = (time.perf_counter() - asked_s) * 1000
         return decode_ack(reply)
 
     def _settle_stored(self, batch: list[_Message], ack: PubAck) -> None:

@@ -59,6 +59,7 @@ def letter_of(stage: str, delivery: Delivery, reason: DeadReason) -> DeadLetter:
         stream=delivery.stream,
         seq=delivery.seq,
         message_base64=base64.b64encode(delivery.data).decode(),
+        break_glass=accepted.break_glass if accepted and known else "",
     )
 
 

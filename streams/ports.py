@@ -35,9 +35,9 @@ class DeadLetters(Protocol):
 
 class Outbox(Protocol):
     async def relay(
-        self, partition: int, publish: Callable[[Sequence[OutboxRow]], Awaitable[None]], rows_max: int
+        self, partitions: Sequence[int], publish: Callable[[Sequence[OutboxRow]], Awaitable[None]], rows_max: int
     ) -> int:
-        """Publish up to `rows_max` rows in (tenant, seq) order, then forget them; returns how many.
+        """Publish up to `rows_max` rows of these partitions in (tenant, seq) order, then forget them; returns how many.
 
         Raises NoAnswer; a row is forgotten only after `publish` returned.
         """

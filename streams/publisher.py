@@ -35,6 +35,10 @@ class IngestPublisher:
         message = await self._jetstream.stored(stream, seq)
         return None if message is None else message.data
 
+    def answer_ms(self) -> float:
+        """How long the slowest stream took for its last answer, without the wait in this process."""
+        return max(committer.answer_ms for committer in self._committers)
+
     def durability_proven(self) -> bool:
         """Whether a publish may be tried: without a connection it refuses by itself, and says why better."""
         return self._watch.proven() or not self._jetstream.connected

@@ -21,8 +21,8 @@ log = logging.getLogger("streams")
 
 ROWS_MAX = 1_000
 SWEEP_S = 2.0
-GATHER_S = 0.05
-"""Rows committed meanwhile share a batch: each one costs the broker a dozen file operations."""
+GATHER_S = 0.2
+"""Rows committed meanwhile, of any partition, share a batch: each one costs the broker a dozen file operations."""
 PAUSE_S = 1.0
 
 
@@ -42,14 +42,13 @@ class Relay:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Relay until `stopping` is set. A store or stream that is away is waited for; the rows stay."""
-        sweep = 0
         while not stopping.is_set():
             await asyncio.sleep(GATHER_S)
             due, self._due = self._due, set()
             self._wake.clear()
             try:
-                for partition in sorted(due):
-                    await self._drain(partition)
+                while await self._outbox.relay(sorted(due), self._publish, ROWS_MAX) == ROWS_MAX:
+                    pass
             except NoAnswer as failure:
                 log.warning("the relay waits", extra={"error_code": failure.code.value})
                 self._due |= due
@@ -58,15 +57,10 @@ class Relay:
             if self._due:
                 continue
             try:
-                async with asyncio.timeout(SWEEP_S / PARTITIONS):
+                async with asyncio.timeout(SWEEP_S):
                     await self._wake.wait()
             except TimeoutError:
-                self._due.add(sweep)  # rows left by a crash have nobody to announce them
-                sweep = (sweep + 1) % PARTITIONS
-
-    async def _drain(self, partition: int) -> None:
-        while await self._outbox.relay(partition, self._publish, ROWS_MAX) == ROWS_MAX:
-            pass
+                self._due.update(range(PARTITIONS))  # rows left by a crash have nobody to announce them
 
     async def _publish(self, rows: Sequence[OutboxRow]) -> None:
         outcomes = await asyncio.gather(

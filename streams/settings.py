@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 ACK_PENDING_MAX = 50_000
+"""As nats.conf allows a consumer at most."""
+TENANT_MESSAGES_MAX = 10_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,13 +34,16 @@ class StreamSettings:
 
     @property
     def ack_pending_max(self) -> int:
-        """W = min(2C, 50,000) > C, so that one hot tenant cannot fill a consumer's window."""
+        """W = min(2C, 50,000): above C while C is below 50,000, so that one hot tenant cannot fill a window.
+
+        With a larger C it can, and then its neighbours in the partition wait behind it.
+        """
         return min(2 * self.tenant_messages_max, ACK_PENDING_MAX)
 
     def faults(self) -> list[str]:
         found = []
-        if self.tenant_messages_max >= self.ack_pending_max:
-            found.append(f"FG_DP_REDIS_QUEUE_HARDSTOP_DEPTH must lie below {ACK_PENDING_MAX}")
+        if not 1 <= self.tenant_messages_max <= TENANT_MESSAGES_MAX:
+            found.append(f"FG_DP_REDIS_QUEUE_HARDSTOP_DEPTH must be at most {TENANT_MESSAGES_MAX}")
         if self.replicas not in {1, 3, 5}:
             found.append("FG_NATS_REPLICAS must be 1, 3 or 5")
         if not 1 <= self.shards <= 16:

@@ -17,8 +17,10 @@ from ops.embedded.directory import DataDirectory
 from ops.embedded.process import Child, Command, NotAnsweringError, StartError, spawn, until_ready
 from ops.instance import Stack, read_stack
 from ops.settings import environment
+from schemas.limits import NO_QUOTA
 from schemas.principal import Scope
 from sinks.api_keys import ApiKeys
+from sinks.limits import RuntimeLimits
 from sinks.pg import Pool
 from sinks.settings import PostgresSettings
 from sinks.tenants import PlanTier, Tenants
@@ -28,6 +30,7 @@ STOP_WAIT_S = 20
 POLL_S = 0.05
 STALLED_S = 30
 LOG_LINES = 12
+LIMITS = {"rps": 1_000_000, "burst": 1_000_000, "events_per_month_max": NO_QUOTA}
 _RUN = "from frostgate import main; main()"
 
 _CHAINED = "SELECT coalesce(sum(seq), 0)::bigint FROM chain_heads"
@@ -49,12 +52,13 @@ class RunningStack:
         self._pool = pool
 
     async def senders(self, count: int) -> list[Sender]:
-        """New tenants, each with a key that may do nothing but ingest."""
-        tenants, keys = Tenants(self._pool), ApiKeys(self._pool)
+        """New tenants, each with a key that may do nothing but ingest, and with limits that count and never refuse."""
+        tenants, keys, limits = Tenants(self._pool), ApiKeys(self._pool), RuntimeLimits(self._pool)
         made = []
         for number in range(count):
             tenant_id = f"bench-{number:03d}"
             await tenants.add(tenant_id, PlanTier.ENTERPRISE)
+            await limits.set(tenant_id, **LIMITS, updated_by="frostgate bench")
             made.append(Sender(tenant_id, (await keys.issue(tenant_id, None, [Scope.INGEST])).secret))
         return made
 

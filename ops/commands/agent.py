@@ -8,13 +8,14 @@ from pathlib import Path
 import click
 
 from ops.clock import SystemClock
+from ops.commands.edge_client import EdgeClient, EdgeRefusedError, identity_of
 from ops.commands.follower import Follower, GaveUpError
 from ops.commands.log_events import Origin
 from ops.commands.position import PositionError, locked
-from ops.commands.publish_client import EdgeClient, EdgeRefusedError, Patience, Publisher, tenant_of
+from ops.commands.publish_client import Patience, Publisher, tenant_of
 from ops.commands.stopping import Stopping
 from ops.commands.tally import Tally, finish
-from ops.commands.target import data_dir_option, edge_target, json_option, settings_of
+from ops.commands.target import agent_key_option, data_dir_option, edge_target, json_option, settings_of
 
 _GIVE_UP_SECONDS_ONCE = 300.0
 _POLL_SECONDS = 0.25
@@ -55,6 +56,7 @@ Exit status: 0 every line accepted; 1 not every line; 2 usage or configuration."
     metavar="SECONDS",
     help="Stop after this long without any progress.  [default: 300 with --once, else never]",
 )
+@agent_key_option
 @json_option
 @data_dir_option
 def tail(  # noqa: PLR0913  (one parameter an option is how click hands them over)
@@ -66,6 +68,7 @@ def tail(  # noqa: PLR0913  (one parameter an option is how click hands them ove
     tenant: str | None,
     position_file: Path | None,
     give_up_seconds: float | None,
+    agent_key_file: Path | None,
     as_json: bool,
     data_dir: Path | None,
 ) -> None:
@@ -98,7 +101,8 @@ def tail(  # noqa: PLR0913  (one parameter an option is how click hands them ove
         with locked(positions) as held:
             patience = Patience(give_up_seconds, sleep=stopping.sleep)
             tenant_id = tenant or target.tenant_id or _tenant_of_key(client, patience)
-            origin = Origin(tenant_id, agent_id or _host_name(), source or path.name[:128], path)
+            name = source or path.name[:128]
+            origin = Origin(tenant_id, agent_id or _host_name(), name, path, settings.schema_writer)
             Follower(origin, held, Publisher(client, patience), tally, SystemClock()).run(once=once, turn=turn)
     except KeyboardInterrupt:
         problem = "interrupted; the next run goes on from here" if once else ""

@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 import msgspec
 from redis.exceptions import RedisError
 
-from edge.hints import redis_client
-from ops.commands.publish_client import EdgeClient
+from edge.redis_store import redis_client
+from ops import redis_watch
+from ops.commands.edge_client import EdgeClient
 from ops.instance import Stack
 from ops.settings import Settings
 from schemas.answers import NoAnswer
@@ -51,6 +52,7 @@ class Deployment(NamedTuple):
     redis_url: str
     url: str
     admin_url: str
+    env: str
 
 
 def deployment_of(settings: Settings, stack: Stack | None) -> Deployment:
@@ -63,6 +65,7 @@ def deployment_of(settings: Settings, stack: Stack | None) -> Deployment:
         settings.redis_url or (stack.redis_url if stack else ""),
         settings.url or (stack.url if stack else ""),
         stack.admin_url if stack else "",
+        settings.env,
     )
 
 
@@ -80,7 +83,7 @@ def _checks(deployment: Deployment) -> Iterator[Awaitable[Check]]:
     if deployment.nats_url:
         yield _check("nats topology", deployment.nats_url, lambda: _topology(deployment))
     if deployment.redis_url:
-        yield _check("redis", deployment.redis_url, lambda: _redis(deployment.redis_url))
+        yield _check("redis", deployment.redis_url, lambda: _redis(deployment))
     if deployment.url:
         yield _check("edge", deployment.url, lambda: asyncio.to_thread(_health, deployment.url))
     if deployment.admin_url:
@@ -125,19 +128,18 @@ async def _topology(deployment: Deployment) -> list[str]:
     return found
 
 
-async def _redis(url: str) -> list[str]:
-    client = redis_client(url)
+async def _redis(deployment: Deployment) -> list[str]:
+    client = redis_client(deployment.redis_url)
     try:
-        await client.ping()
+        return await redis_watch.drift(client, deployment.env)
     finally:
         await client.aclose()
-    return []
 
 
 def _health(url: str) -> list[str]:
-    client = EdgeClient(url, "", ANSWER_S_MAX)
+    client = EdgeClient(url, "", answer_seconds_max=ANSWER_S_MAX)
     try:
-        answer = client.request("GET", "/readyz")
+        answer = client.get("/readyz")
         health = msgspec.json.decode(answer.body, type=_Health)
     except msgspec.DecodeError:
         return ["does not say whether it is ready: is that the right address?"]

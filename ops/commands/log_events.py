@@ -25,6 +25,7 @@ class Origin(NamedTuple):
     agent_id: str
     source: str
     path: Path
+    schema_version: str
 
 
 def log_event(line: Line, generation: str, origin: Origin, clock: Clock) -> bytes:
@@ -34,7 +35,7 @@ def log_event(line: Line, generation: str, origin: Origin, clock: Clock) -> byte
         "event_id": f"log-{generation}-{line.offset}",
         "trace_id": new_uuid7(),
         "agent_id": origin.agent_id,
-        "schema_version": "1.0",
+        "schema_version": origin.schema_version,
         "created_at": format_rfc3339(clock.now_ms()),
         "source": origin.source,
         "payload": _payload(line, origin.path),

@@ -4,26 +4,24 @@ Sending the same bytes again is always safe: an event the edge has accepted is a
 first receipt, whatever became of the connection.
 """
 
-import http.client
 import random
-import ssl
 import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
-import click
 import msgspec
 
+from ops.clock import new_uuid7
+from ops.commands.edge_client import Answer, EdgeClient, EdgeRefusedError
 from schemas.codes import TABLE, Code, Retry
 
 LINES_MAX = 500
 REQUEST_BYTES_MAX = 4 * 1024 * 1024 - 4 * 1024
-ANSWER_SECONDS_MAX = 30
 _DELAY_SECONDS_BASE = 0.1
 _DELAY_SECONDS_UNASKED_MAX = 5.0
-_DELAY_SECONDS_MAX = 30.0
+_DELAY_SECONDS_MAX = 300.0
+"""The longest wait that an edge asks for."""
 _AGAIN_STATUSES = {408, 409, 429, 500, 502, 503, 504}
 
 
@@ -46,48 +44,27 @@ class LineResult(NamedTuple):
     detail: str
 
 
-class EdgeRefusedError(click.ClickException):
-    """The edge refuses every request of this kind: the credential or the address is wrong. Nothing more can be sent."""
+class Account:
+    """What a run has cost: requests, lines sent again, and the time waited for that."""
 
+    def __init__(self) -> None:
+        self.requests = 0
+        self.lines_again = 0
+        self.waited_seconds = 0.0
+        self.retry_budget_min: int | None = None
+        """The least that any event had left of its retry budget, None while no answer said so."""
 
-class Answer(NamedTuple):
-    """One HTTP response, read whole."""
+    def document(self) -> dict[str, Any]:
+        return {
+            "requests": self.requests,
+            "lines_sent_again": self.lines_again,
+            "waited_seconds": round(self.waited_seconds, 3),
+            "retry_budget_remaining_min": self.retry_budget_min,
+        }
 
-    status: int
-    retry_after: str | None
-    body: bytes
-
-
-class EdgeClient:
-    """One keep-alive connection to an edge, opened when first needed and again after any failure."""
-
-    def __init__(self, url: str, api_key: str, answer_seconds_max: float = ANSWER_SECONDS_MAX) -> None:
-        parts = urlsplit(url)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(parts.hostname or "", parts.port, timeout=answer_seconds_max)
-        self._prefix = parts.path.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {api_key}"}
-        self.url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{self._prefix}"
-
-    def request(self, method: str, path: str, body: bytes = b"", content_type: str = "") -> Answer:
-        """Return the answer.
-
-        Raises ConnectionError when none came, and the edge may have acted or not; EdgeRefusedError when
-        the edge's certificate does not prove who it is.
-        """
-        headers = self._headers | ({"Content-Type": content_type} if content_type else {})
-        try:
-            self._connection.request(method, self._prefix + path, body or None, headers)
-            response = self._connection.getresponse()
-            return Answer(response.status, response.getheader("Retry-After"), response.read())
-        except ssl.SSLCertVerificationError as problem:
-            raise EdgeRefusedError(f"{self.url} does not prove who it is: {problem.verify_message}") from problem
-        except (OSError, http.client.HTTPException) as problem:
-            self._connection.close()
-            raise ConnectionError(str(problem) or type(problem).__name__) from problem
-
-    def close(self) -> None:
-        self._connection.close()
+    def text(self) -> str:
+        left = "" if self.retry_budget_min is None else f", least retry budget left {self.retry_budget_min}"
+        return f"  sent again: {self.lines_again:,} lines, after waiting {self.waited_seconds:.1f} s{left}"
 
 
 class Patience:
@@ -112,19 +89,23 @@ class Patience:
         self._since = self._now()
         self._tries = 0
 
-    def wait(self, asked_ms: int | None) -> bool:
-        """Wait as long as was asked, else twice as long as the last time; up to a quarter longer. False: give up."""
-        unasked = min(_DELAY_SECONDS_BASE * 2 ** min(self._tries, 10), _DELAY_SECONDS_UNASKED_MAX)
-        delay = unasked if asked_ms is None else min(asked_ms / 1_000, _DELAY_SECONDS_MAX)
-        delay *= 1 + self._spread() / 4
+    def wait(self, asked_ms: int | None, *, budget_spent: bool = False) -> float | None:
+        """Wait, and return for how long; None: give up.
+
+        As long as was asked, else twice as long as the last time, and the longer of the two once an
+        event has spent its retry budget; up to a quarter longer, so that many senders do not return at once.
+        """
+        own = min(_DELAY_SECONDS_BASE * 2 ** min(self._tries, 10), _DELAY_SECONDS_UNASKED_MAX)
+        asked = own if asked_ms is None else min(asked_ms / 1_000, _DELAY_SECONDS_MAX)
+        delay = (max(own, asked) if budget_spent else asked) * (1 + self._spread() / 4)
         self._tries += 1
         if self._give_up_seconds is not None:
             left = self._since + self._give_up_seconds - self._now()
             if left <= 0:
-                return False
+                return None
             delay = min(delay, left)
         self._sleep(delay)
-        return True
+        return delay
 
 
 def tenant_of(client: EdgeClient, patience: Patience) -> str | None:
@@ -134,19 +115,27 @@ def tenant_of(client: EdgeClient, patience: Patience) -> str | None:
     """
     while True:
         try:
-            answer = client.request("GET", "/v1/limits")
+            answer = client.get("/v1/limits")
         except ConnectionError:
             asked_ms = None
         else:
             if answer.status not in _AGAIN_STATUSES:
                 break
             asked_ms = _seconds_as_ms(answer.retry_after)
-        if not patience.wait(asked_ms):
+        if patience.wait(asked_ms) is None:
             return None
     if answer.status == 401:
         raise EdgeRefusedError(f"{client.url} refuses the key: 401. {_ADVICE[401]}")
     tenant_id = _object(answer.body).get("tenant_id")
     return tenant_id if answer.status == 200 and isinstance(tenant_id, str) else None
+
+
+class _Attempt(NamedTuple):
+    """One try: the result of each line so far, the wait asked for, and what is left of the retry budget."""
+
+    results: list[LineResult]
+    asked_ms: int | None
+    budget: int | None
 
 
 class Publisher:
@@ -155,41 +144,60 @@ class Publisher:
     def __init__(self, client: EdgeClient, patience: Patience) -> None:
         self._client = client
         self._patience = patience
+        self.account = Account()
 
     def publish(self, lines: Sequence[bytes]) -> list[LineResult]:
         """Return what became of each line, in order; UNSETTLED where patience ended first: stored or not, nobody knows.
 
-        Raises EdgeRefusedError when the edge refuses the request itself.
+        Only the lines without an answer that stands are sent again, under the same request id. Raises
+        EdgeRefusedError when the edge refuses the request itself.
         """
         results = [_UNTRIED] * len(lines)
         pending = list(range(len(lines)))
+        request_id = new_uuid7()
         self._patience.progress()
         while pending:
-            tried, asked_ms = self._try([lines[index] for index in pending])
-            for index, result in zip(pending, tried, strict=True):
+            attempt = self._try([lines[index] for index in pending], request_id)
+            for index, result in zip(pending, attempt.results, strict=True):
                 results[index] = result
             waiting = [index for index in pending if results[index].outcome is Outcome.UNSETTLED]
             if len(waiting) < len(pending):
                 self._patience.progress()
             pending = waiting
-            if pending and not self._patience.wait(asked_ms):
+            if pending and not self._wait(attempt, len(pending)):
                 break
         return results
 
-    def _try(self, lines: Sequence[bytes]) -> tuple[list[LineResult], int | None]:
-        """One request: the result of each line so far, and the wait the edge asks for before the unsettled ones."""
+    def _wait(self, attempt: _Attempt, lines: int) -> bool:
+        waited = self._patience.wait(attempt.asked_ms, budget_spent=attempt.budget == 0)
+        if waited is None:
+            return False
+        self.account.waited_seconds += waited
+        self.account.lines_again += lines
+        return True
+
+    def _try(self, lines: Sequence[bytes], request_id: str) -> _Attempt:
+        fields = {"content-type": "application/x-ndjson", "x-request-id": request_id}
+        self.account.requests += 1
         try:
-            answer = self._client.request("POST", "/ingest/batch", b"\n".join(lines), "application/x-ndjson")
+            answer = self._client.post("/ingest/batch", b"\n".join(lines), fields)
         except ConnectionError as problem:
-            return [LineResult(Outcome.UNSETTLED, "", "NO_ANSWER", str(problem))] * len(lines), None
-        if answer.status == 200:
-            return self._each(answer.body, len(lines))
+            return _Attempt([LineResult(Outcome.UNSETTLED, "", "NO_ANSWER", str(problem))] * len(lines), None, None)
         if answer.status == 413 and len(lines) > 1:
             middle = len(lines) // 2
-            left, left_ms = self._try(lines[:middle])
-            right, right_ms = self._try(lines[middle:])
-            return left + right, _longest(left_ms, right_ms)
-        return self._whole(answer, len(lines))
+            left = self._try(lines[:middle], request_id)
+            right = self._try(lines[middle:], request_id)
+            return _Attempt(
+                left.results + right.results,
+                _most(max, left.asked_ms, right.asked_ms),
+                _most(min, left.budget, right.budget),
+            )
+        budget = _whole_number(answer.retry_budget)
+        self.account.retry_budget_min = _most(min, self.account.retry_budget_min, budget)
+        results, asked_ms = (
+            self._each(answer.body, len(lines)) if answer.status == 200 else self._whole(answer, len(lines))
+        )
+        return _Attempt(results, asked_ms, budget)
 
     def _each(self, body: bytes, count: int) -> tuple[list[LineResult], int | None]:
         answers = [_object(line) for line in body.splitlines() if line]
@@ -201,7 +209,7 @@ class Publisher:
             for answer, result in zip(answers, results, strict=True)
             if result.outcome is Outcome.UNSETTLED
         ]
-        return results, _longest(*asked)
+        return results, _most(max, *asked)
 
     def _whole(self, answer: Answer, count: int) -> tuple[list[LineResult], int | None]:
         document = _object(answer.body)
@@ -209,11 +217,12 @@ class Publisher:
         detail = str(document.get("detail") or "")
         if answer.status == 413:
             return [LineResult(Outcome.REFUSED, "", code, detail)] * count, None
-        if answer.status in _AGAIN_STATUSES:
+        if answer.status in _AGAIN_STATUSES or (self._client.signs and code in _SIGN_AGAIN):
             asked_ms = _milliseconds(document.get("retry_after_ms"))
             asked_ms = _seconds_as_ms(answer.retry_after) if asked_ms is None else asked_ms
             return [LineResult(Outcome.UNSETTLED, "", code, detail)] * count, asked_ms
-        advice = _ADVICE.get(answer.status, "Check FG_URL: is that the edge's address?")
+        usual = _ADVICE.get(answer.status, "Check FG_URL: is that the edge's address?")
+        advice = _ADVICE_BY_CODE.get(code, usual)
         raise EdgeRefusedError(f"{self._client.url} refuses the request: {answer.status} {code}. {advice}")
 
 
@@ -222,6 +231,11 @@ _ADVICE = {
     401: "Check FG_API_KEY, or issue a key with `frostgate keys issue`.",
     403: "The key lacks the scope `ingest`, or belongs to another tenant.",
 }
+_ADVICE_BY_CODE = {
+    Code.SIGNATURE_INVALID: "Requests must be signed by a valid key of this tenant and agent: check FG_AGENT_KEY_FILE, "
+    "or issue a key with `frostgate keys issue --ed25519`.",
+}
+_SIGN_AGAIN = {code for code, row in TABLE.items() if row.retry is Retry.NEW_SIGNATURE}
 
 
 def _object(text: bytes) -> dict[str, Any]:
@@ -237,12 +251,19 @@ def _milliseconds(value: object) -> int | None:
     return value if isinstance(value, int) and value >= 0 else None
 
 
+def _whole_number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdecimal() else None
+
+
 def _seconds_as_ms(text: str | None) -> int | None:
-    return int(text) * 1_000 if text is not None and text.isascii() and text.isdecimal() else None
+    seconds = _whole_number(text)
+    return None if seconds is None else seconds * 1_000
 
 
-def _longest(*waits_ms: int | None) -> int | None:
-    return max((wait for wait in waits_ms if wait is not None), default=None)
+def _most(which: Callable[[list[int]], int], *numbers: int | None) -> int | None:
+    """The greatest or least of the numbers there are."""
+    known = [number for number in numbers if number is not None]
+    return which(known) if known else None
 
 
 def _result(answer: dict[str, Any]) -> LineResult:

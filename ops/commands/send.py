@@ -12,12 +12,11 @@ import click
 import msgspec
 
 from ops.clock import SystemClock, new_uuid7
+from ops.commands.edge_client import EdgeClient, EdgeRefusedError, identity_of
 from ops.commands.lines import LineReader
 from ops.commands.publish_client import (
     LINES_MAX,
     REQUEST_BYTES_MAX,
-    EdgeClient,
-    EdgeRefusedError,
     LineResult,
     Outcome,
     Patience,
@@ -25,7 +24,7 @@ from ops.commands.publish_client import (
     tenant_of,
 )
 from ops.commands.tally import Tally, finish
-from ops.commands.target import data_dir_option, edge_target, json_option, settings_of
+from ops.commands.target import agent_key_option, data_dir_option, edge_target, json_option, settings_of
 from schemas.codes import Code
 from schemas.units import Clock, format_rfc3339
 
@@ -64,10 +63,18 @@ Exit status: 0 every line accepted; 1 not every line; 2 usage or configuration."
     help="Stop after this long without any progress.",
 )
 @click.option("--ids", is_flag=True, help="Print the ids of the accepted events too.")
+@agent_key_option
 @json_option
 @data_dir_option
-def send(
-    file: BinaryIO, tenant: str | None, give_up_seconds: float, ids: bool, as_json: bool, data_dir: Path | None
+def send(  # noqa: PLR0913  (one parameter an option is how click hands them over)
+    *,
+    file: BinaryIO,
+    tenant: str | None,
+    give_up_seconds: float,
+    ids: bool,
+    agent_key_file: Path | None,
+    as_json: bool,
+    data_dir: Path | None,
 ) -> None:
     """Publish the events of FILE, one JSON object a line ("-" reads standard input).
 
@@ -75,8 +82,9 @@ def send(
     first try, so that every further try is the same event. What the data plane is too busy for is
     sent again after the wait it asks for.
     """
-    target = edge_target(settings_of(data_dir))
-    client = EdgeClient(target.url, target.api_key)
+    settings = settings_of(data_dir)
+    target = edge_target(settings)
+    client = EdgeClient(target.url, target.api_key, identity_of(settings, agent_key_file))
     patience = Patience(give_up_seconds)
     publisher = Publisher(client, patience)
     tally, accepted = Tally(), []
@@ -103,7 +111,7 @@ def send(
         client.close()
     if ids and not as_json:
         click.echo("\n".join(accepted))
-    finish(tally, {"event_ids": accepted} if ids else {}, problem=problem, as_json=as_json)
+    finish(tally, publisher.account, {"event_ids": accepted} if ids else {}, problem=problem, as_json=as_json)
 
 
 def _publish(publisher: Publisher, batch: list[Event]) -> Iterator[LineResult]:

@@ -1,14 +1,17 @@
 """`frostgate edge` and `frostgate worker`: one service each, in this process, until a signal ends it."""
 
+import asyncio
+import dataclasses
 from collections.abc import Coroutine
 from pathlib import Path
 
 import click
 import uvloop
 
-from ops import edge_service, worker_service
-from ops.commands.target import data_dir_option, settings_of
-from ops.settings import Service, Settings, settings_hash
+from ops import edge_group, edge_service, tls, worker_service
+from ops.commands.target import data_dir_option, settings_of, workers_option
+from ops.embedded.process import StartError
+from ops.settings import Service, Settings, SettingsError, settings_hash
 from ops.telemetry import configure_logging
 from streams.topology import STAGES
 
@@ -22,18 +25,39 @@ def _run(service: Coroutine[object, object, None], name: str, settings: Settings
     epilog="""\b
 Example:
   FG_NATS_URL=nats://edge@nats FG_POSTGRES_DSN=postgresql://fg_edge@db/frostgate \\
-    FG_REDIS_URL=redis://redis frostgate edge
+    FG_REDIS_URL=redis://redis frostgate edge --workers 2
 
 Exit status: 0 stopped by a signal; 1 stopped by a fault; 2 configuration."""
 )
+@workers_option
+@click.option(edge_group.SHARED_PORT, "one_of_several", is_flag=True, hidden=True)
 @data_dir_option
-def edge(data_dir: Path | None) -> None:
+def edge(workers: int | None, one_of_several: bool, data_dir: Path | None) -> None:
     """Run one ingest edge until SIGTERM: it then answers what it has begun and stops.
+
+    With --workers it is so many processes behind one port and one admin port, one for each
+    processor core; one that ends is started again.
 
     Configured by the environment alone: see docs/configuration.md, or `frostgate doctor`.
     """
     settings = settings_of(data_dir, Service.EDGE)
-    _run(edge_service.serve(settings), "edge", settings)
+    if workers is not None:
+        settings = dataclasses.replace(settings, edge_workers=workers)
+    if found := tls.faults(settings.http_host, settings.tls):
+        raise SettingsError(found)
+    if settings.edge_workers > 1:
+        _run_group(settings)
+        return
+    listener = edge_group.shared_listener(settings.http_host, settings.http_port) if one_of_several else None
+    _run(edge_service.serve(settings, listener), "edge", settings)
+
+
+def _run_group(settings: Settings) -> None:
+    configure_logging("frostgate-edge", settings.log_level, settings_hash(settings))
+    try:
+        asyncio.run(edge_group.EdgeGroup(settings).run())
+    except StartError as failure:
+        raise click.ClickException(str(failure)) from failure
 
 
 @click.command(

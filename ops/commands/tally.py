@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ops.commands.publish_client import LineResult, Outcome
+from ops.commands.publish_client import Account, LineResult, Outcome
 
 REPORTED_MAX = 20
 
@@ -60,13 +60,16 @@ class Tally:
         return "\n".join(rows)
 
 
-def finish(tally: Tally, more: dict[str, Any], *, problem: str, as_json: bool) -> None:
+def finish(tally: Tally, account: Account, more: dict[str, Any], *, problem: str, as_json: bool) -> None:
     """Print the summary, as one JSON object or for a person. Ends with status 1 unless everything was accepted.
 
     `problem` is what ended the run early, empty when nothing did.
     """
     if problem:
         click.echo(f"Error: {problem}", err=True)
-    click.echo(json.dumps(tally.document() | {"problem": problem or None} | more) if as_json else tally.text())
+    if as_json:
+        click.echo(json.dumps(tally.document() | {"sending": account.document(), "problem": problem or None} | more))
+    else:
+        click.echo("\n".join([tally.text(), *([account.text()] if account.lines_again else [])]))
     if problem or not tally.all_accepted:
         raise click.exceptions.Exit(1)

@@ -21,6 +21,16 @@ json_option: Callable[[_Command], _Command] = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document instead of text."
 )
 
+workers_option: Callable[[_Command], _Command] = click.option(
+    "--workers", type=click.IntRange(1, 64), help="Edge processes that share the port.  [default: FG_EDGE_WORKERS or 1]"
+)
+agent_key_option: Callable[[_Command], _Command] = click.option(
+    "--agent-key",
+    "agent_key_file",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Sign requests with the key in this file.  [default: FG_AGENT_KEY_FILE]",
+)
+
 
 class EdgeTarget(NamedTuple):
     """An edge and a credential for it. `tenant_id` None: known to the edge alone."""

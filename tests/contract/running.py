@@ -6,29 +6,33 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 
 from edge.app import EdgeApp
-from edge.hints import RedisHints, redis_client
-from edge.ports import EdgePorts, Publisher
-from edge.settings import EdgeSettings
-from ops.clock import SystemClock, new_span_id, new_uuid7
+from edge.ports import EdgePorts
+from edge.settings import EdgeSettings, QueueSettings, RateSettings
+from ops.clock import SystemClock
+from ops.edge_service import http_config
+from ops.edge_parts import EdgeParts, assembled
+from ops.settings import Settings, load
 from ops.telemetry import PrometheusMeter
-from schemas.readiness import Readiness
 from schemas.units import Clock, UnixMs
-from sinks.api_keys import ApiKeys
-from sinks.event_keys import EventKeys
-from sinks.life import Lives
 from sinks.pg import Pool
 from sinks.settings import PostgresSettings
 from streams.durability import DurabilityWatch
-from streams.jetstream import JetStream
-from streams.publisher import IngestPublisher
 from streams.settings import StreamSettings
 
 DAY_MS = 86_400_000
 SETTINGS = EdgeSettings(integrity_required=False, event_age_ms_max=7 * DAY_MS)
+GENEROUS = RateSettings(
+    rps_base=100_000,
+    rps_burst=100_000,
+    rps_by_tier=(),
+    events_per_month_by_tier=(),
+    latency_p95_ms_hard=60_000,
+)
 
 
 @dataclass(frozen=True)
@@ -43,15 +47,19 @@ class Edge:
 
 @dataclass(frozen=True, kw_only=True)
 class Wiring:
-    """How one edge reaches its servers, and what of it a test replaces."""
+    """How one edge reaches its servers, and what of it a test replaces: settings by slice, ports by name."""
 
     nats_url: str
     postgres_dsn: str
     redis_url: str
     settings: EdgeSettings = SETTINGS
+    rates: RateSettings = GENEROUS
+    queues: QueueSettings = load({}).queues
     clock: Clock = dataclasses.field(default_factory=SystemClock)
     proves_durability: bool = True
-    publisher: Publisher | None = None
+    more: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Further settings, by the name in `Settings`."""
+    ports: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @asynccontextmanager
@@ -65,57 +73,62 @@ async def opened(dsn: str) -> AsyncIterator[Pool]:
 
 @asynccontextmanager
 async def running(wiring: Wiring, streams: StreamSettings) -> AsyncIterator[Edge]:
-    meter = PrometheusMeter("edge")
+    settings = dataclasses.replace(
+        load({}),
+        edge=wiring.settings,
+        streams=dataclasses.replace(streams, url=wiring.nats_url),
+        postgres=PostgresSettings(dsn=wiring.postgres_dsn, pool_size=4, statement_cache_size=100),
+        redis_url=wiring.redis_url,
+        rates=wiring.rates,
+        queues=wiring.queues,
+        **wiring.more,
+    )
     async with AsyncExitStack() as stack:
-        jetstream = await JetStream.connect(wiring.nats_url, "edge")
-        stack.push_async_callback(jetstream.close)
-        system = await JetStream.connect(streams.system_url, "system")
-        stack.push_async_callback(system.close)
         pool = await stack.enter_async_context(opened(wiring.postgres_dsn))
-        hints = RedisHints(redis_client(wiring.redis_url), wiring.settings)
-        stack.push_async_callback(hints.close)
-        watch = DurabilityWatch(jetstream, system, streams, wiring.clock)
-        if wiring.proves_durability:
-            assert await watch.check() == []
-        publisher = IngestPublisher(jetstream, watch, streams, meter)
-        stack.push_async_callback(publisher.close)
-        app = EdgeApp(
-            wiring.settings,
-            EdgePorts(
-                publisher=wiring.publisher or publisher,
-                stored_keys=EventKeys(pool),
-                hints=hints,
-                credentials=ApiKeys(pool),
-                lives=Lives(pool),
-                readiness=lambda: Readiness(()),
-                queue_depth_hardstop=streams.tenant_messages_max,
-                meter=meter,
-                clock=wiring.clock,
-                new_request_id=new_uuid7,
-                new_span_id=new_span_id,
-            ),
-        )
-        port = await stack.enter_async_context(_served(app))
-        yield Edge(port, wiring.settings, watch, pool)
+        parts = await stack.enter_async_context(assembled(settings, PrometheusMeter("edge"), wiring.clock))
+        await stack.enter_async_context(_watched(parts, wiring))
+        ports = dataclasses.replace(parts.ports, **_replaced(wiring))
+        port = await stack.enter_async_context(_served(EdgeApp(settings.edge, ports), settings))
+        yield Edge(port, wiring.settings, parts.durability, pool)
+
+
+def _replaced(wiring: Wiring) -> dict[str, Any]:
+    """A clock a test has moved disagrees with the servers' on purpose."""
+    moved = not isinstance(wiring.clock, SystemClock)
+    return ({"clock_skewed": lambda: False} if moved else {}) | wiring.ports
 
 
 @asynccontextmanager
-async def _served(app: EdgeApp) -> AsyncIterator[int]:
+async def _watched(parts: EdgeParts, wiring: Wiring) -> AsyncIterator[None]:
+    """Run the standing checks until the block is left, and enter it once they have looked."""
+    stopping = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        for run in parts.watches:
+            if wiring.proves_durability or run != parts.durability.run:
+                tasks.create_task(run(stopping))
+        try:
+            async with asyncio.timeout(20):
+                while not _looked(parts.ports, wiring):
+                    await asyncio.sleep(0.01)
+            yield
+        finally:
+            stopping.set()
+
+
+def _looked(ports: EdgePorts, wiring: Wiring) -> bool:
+    moved = not isinstance(wiring.clock, SystemClock)
+    skewed = ports.clock_skewed() and not moved
+    proven = ports.publisher.durability_proven() or not wiring.proves_durability
+    return proven and ports.redis_proven() and not skewed and ports.depths.of("anyone") is not None
+
+
+@asynccontextmanager
+async def _served(app: EdgeApp, settings: Settings) -> AsyncIterator[int]:
     """Serve on a free port as the edge process does."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        access_log=False,
-        log_config=None,
-        timeout_graceful_shutdown=1,
-    )
+    config = http_config(app, settings)
     server = uvicorn.Server(config)
-    server.config.load()
     started = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         while not server.started:

@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from edge.hints import RedisHints, redis_client
+from edge.coordination import RedisCoordination
+from edge.ports import Ask, Budget
+from edge.redis_store import redis_client
 from ops.clock import SystemClock
 from ops.embedded import EmbeddedServers
 from schemas.answers import NoAnswer, PublishOutcome
@@ -60,26 +62,30 @@ async def test_an_answer_that_came_too_late_is_never_taken_for_another(
     """Answers held back beyond the deadline must not be read by the questions that follow."""
     del servers
     proxy, url = redis_proxy
-    hints = RedisHints(redis_client(url), SETTINGS)
+    store = RedisCoordination(redis_client(url), SETTINGS, SystemClock())
     known = [EventKey("late", f"evt-{number}", "t", "r", "ts", "S", number, "h") for number in range(20)]
-    hints.remember(known)
-    while any(one is None for one in await hints.recall("late", [key.event_id for key in known])):
+    store.remember(known)
+    while None in (await store.admit(asking(*(key.event_id for key in known)))).keys:
         continue
     for _ in range(3):
         proxy.hold()
-        asked = [hints.recall("late", [key.event_id]) for key in known]
+        asked = [store.admit(asking(key.event_id)) for key in known]
         assert {type(one) for one in await asyncio.gather(*asked, return_exceptions=True)} == {NoAnswer}
         proxy.restore()
         async with asyncio.timeout(20):
             for key in known:
-                assert await answered(hints, key) == [key]
-    await hints.close()
+                assert await answered(store, key) == [key]
+    await store.close()
 
 
-async def answered(hints: RedisHints, key: EventKey) -> list[EventKey | None]:
+def asking(*event_ids: str) -> Ask:
+    return Ask("late", event_ids, Budget(1_000_000, 1_000_000))
+
+
+async def answered(store: RedisCoordination, key: EventKey) -> list[EventKey | None]:
     while True:
         try:
-            return list(await hints.recall(key.tenant_id, [key.event_id]))
+            return list((await store.admit(asking(key.event_id))).keys)
         except NoAnswer:
             continue
 
@@ -186,6 +192,9 @@ class SmallQueue:
         message = await self._jetstream.stored(stream, seq)
         return None if message is None else message.data
 
+    def answer_ms(self) -> float:
+        return self._committer.answer_ms
+
     def durability_proven(self) -> bool:
         return True
 
@@ -229,7 +238,7 @@ async def small_queue(servers: EmbeddedServers, stream_settings: StreamSettings)
 async def test_a_full_queue_refuses_its_tenant_alone_and_still_answers_duplicates(
     sender: Sender, other_sender: Sender, run_edge: RunEdge, small_queue: SmallQueue
 ) -> None:
-    async with run_edge(publisher=small_queue) as edge:
+    async with run_edge(ports={"publisher": small_queue}) as edge:
         here, there = sender.at(edge), other_sender.at(edge)
         bodies = [here.body(event_id=f"evt-{number}") for number in range(CAP + 2)]
         first = await here.client.batch(*bodies)

@@ -31,8 +31,10 @@ async def proves_usable(connection: Connection, sender: Sender) -> None:
         ([LENGTH, "Content-Type: text/plain"], Code.UNSUPPORTED_MEDIA_TYPE),
         ([LENGTH, "Content-Type: application/x-ndjson"], Code.UNSUPPORTED_MEDIA_TYPE),
         ([TYPE, LENGTH, "Content-Encoding: gzip"], Code.UNSUPPORTED_MEDIA_TYPE),
-        ([TYPE, LENGTH, "X-Filler: " + "x" * 17_000], Code.HEADERS_TOO_LARGE),
-        ([TYPE, LENGTH, *["X-Filler: x"] * 70], Code.HEADERS_TOO_LARGE),
+        ([TYPE, LENGTH, "Prefer: wait=1", "Prefer: wait=2"], Code.MALFORMED_REQUEST),
+        ([TYPE, LENGTH, "Signature: a=:AA==:", "Signature: b=:AA==:"], Code.MALFORMED_REQUEST),
+        ([TYPE, LENGTH, "Signature-Input: a=()", "Signature-Input: b=()"], Code.MALFORMED_REQUEST),
+        ([TYPE, LENGTH, "Content-Digest: a=:AA==:", "Content-Digest: a=:AA==:"], Code.MALFORMED_REQUEST),
     ],
 )
 async def test_a_refused_head_leaves_the_connection_usable(sender: Sender, fields: list[str], code: Code) -> None:
@@ -44,14 +46,26 @@ async def test_a_refused_head_leaves_the_connection_usable(sender: Sender, field
         await proves_usable(connection, sender)
 
 
+@pytest.mark.parametrize("fields", [["X-Filler: " + "x" * 17_000], ["X-Filler: x"] * 70])
+async def test_too_large_a_head_is_refused_and_the_connection_closed(sender: Sender, fields: list[str]) -> None:
+    async with await Connection.open(sender.client.port) as connection:
+        connection.send(head("POST", "/ingest", sender.client.credential, TYPE, LENGTH, *fields) + b"{}")
+        answer = await connection.answer()
+        assert (answer.status, answer.code) == (431, "HEADERS_TOO_LARGE")
+        assert await connection.closed()
+
+
 @pytest.mark.parametrize("sent", [b"2\r\n{}\r\n0\r\n\r\n", b"10000\r\n" + b" " * 65_536 + b"\r\n0\r\n\r\n"])
 @pytest.mark.parametrize("encoding", ["chunked", "gzip, chunked"])
-async def test_a_body_of_unknown_length_is_refused(sender: Sender, encoding: str, sent: bytes) -> None:
+async def test_a_body_of_unknown_length_is_refused_and_the_connection_closed(
+    sender: Sender, encoding: str, sent: bytes
+) -> None:
     async with await Connection.open(sender.client.port) as connection:
         fields = [sender.client.credential, TYPE, f"Transfer-Encoding: {encoding}"]
         connection.send(head("POST", "/ingest", *fields) + sent)
-        assert (await connection.answer()).code == "LENGTH_REQUIRED"
-        await proves_usable(connection, sender)
+        answer = await connection.answer()
+        assert (answer.status, answer.code) == (411, "LENGTH_REQUIRED")
+        assert await connection.closed()
 
 
 async def test_a_post_without_any_length_is_refused(sender: Sender) -> None:
@@ -166,7 +180,7 @@ async def test_a_body_shorter_than_announced_has_no_effect(sender: Sender) -> No
 async def test_ambiguous_framing_is_refused_and_the_connection_closed(edge: Edge, request_bytes: bytes) -> None:
     async with await Connection.open(edge.port) as connection:
         connection.send(request_bytes)
-        assert (await connection.answer()).status == 400
+        assert (await connection.answer()).code == "MALFORMED_REQUEST"
         assert await connection.closed()
 
 

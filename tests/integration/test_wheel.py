@@ -79,10 +79,11 @@ def test_the_wheel_holds_everything_that_is_read_at_run_time(installed: Installe
     read_at_run_time = [
         *(ROOT / "sinks" / "migrations").glob("*.sql"),
         *(ROOT / "policies").glob("*.rego"),
+        *(ROOT / "edge").glob("*.lua"),
         *(ROOT / package / "py.typed" for package in ("schemas", "edge", "streams", "sinks", "ops")),
         ROOT / "nats.conf",
     ]
-    assert {file.suffix for file in read_at_run_time} == {".sql", ".rego", ".typed", ".conf"}
+    assert {file.suffix for file in read_at_run_time} == {".sql", ".rego", ".lua", ".typed", ".conf"}
     assert {f"frostgate/_app/{file.relative_to(ROOT).as_posix()}" for file in read_at_run_time} <= names
 
 

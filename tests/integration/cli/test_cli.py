@@ -8,7 +8,7 @@ from http import HTTPStatus
 import pytest
 
 from ops.cli import COMMANDS
-from ops.commands.publish_client import EdgeClient
+from ops.commands.edge_client import EdgeClient
 from ops.instance import Stack
 from tests.integration.cli.commands import Ended, Shell, event, ndjson
 from tests.integration.cli.conftest import Tenant
@@ -214,7 +214,7 @@ def test_why_tells_no_tenant_anything_of_another_one_s_event(operator: Shell, te
 def test_metrics_of_a_stack_name_the_tenants_that_sent(tenant: Tenant, stack: Stack) -> None:
     assert tenant.shell.run("send", "-", stdin=ndjson(event(0))).status == 0
     client = EdgeClient(stack.admin_url, "")
-    answer = client.request("GET", "/metrics")
+    answer = client.get("/metrics")
     client.close()
     assert answer.status == HTTPStatus.OK
     labels = f'outcome="accepted",plan="free",tenant_id="{tenant.tenant_id}"'

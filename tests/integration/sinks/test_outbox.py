@@ -37,7 +37,7 @@ async def _record(pool: Pool, tenant: str, count: int, prefix: str = "e") -> Non
 
 
 async def _drain(outbox: Outbox, partition: int, published: Published, rows_max: int = 50) -> None:
-    while await outbox.relay(partition, published, rows_max) == rows_max:
+    while await outbox.relay([partition], published, rows_max) == rows_max:
         pass
 
 
@@ -87,7 +87,7 @@ async def test_nothing_is_forgotten_when_the_stream_did_not_take_it(worker: Pool
     outbox, published = Outbox(worker), Published()
     published.away = True
     with pytest.raises(NoAnswer) as failure:
-        await outbox.relay(partition_of(tenant), published, 50)
+        await outbox.relay([partition_of(tenant)], published, 50)
     assert failure.value.code is Code.STREAM_UNAVAILABLE
     assert await _waiting(superuser, tenant) == (3, 1)
     published.away = False
@@ -108,9 +108,9 @@ async def test_one_relay_at_a_time_works_on_a_partition(worker: Pool, tenant: st
     rival = Published()
 
     async def publish(_rows: Sequence[OutboxRow]) -> None:
-        assert await Outbox(worker).relay(partition_of(tenant), rival, 50) == 0
+        assert await Outbox(worker).relay([partition_of(tenant)], rival, 50) == 0
 
-    await Outbox(worker).relay(partition_of(tenant), publish, 50)
+    await Outbox(worker).relay([partition_of(tenant)], publish, 50)
     assert rival.rows == []
 
 
@@ -125,7 +125,7 @@ async def test_entries_committed_while_others_are_published_are_not_forgotten(
         await published(rows)
 
     outbox = Outbox(worker)
-    await outbox.relay(partition_of(tenant), publish, 50)
+    await outbox.relay([partition_of(tenant)], publish, 50)
     assert published.seqs(tenant) == [1, 2]
     assert await _waiting(superuser, tenant) == (2, 1)
     await _drain(outbox, partition_of(tenant), published)
@@ -139,7 +139,7 @@ async def test_a_busy_tenant_does_not_keep_its_neighbours_waiting(worker: Pool, 
     for quiet in others:
         await _record(worker, quiet, 1)
     for _ in range(2):
-        await outbox.relay(partition_of(busy), published, 10)
+        await outbox.relay([partition_of(busy)], published, 10)
     assert [published.seqs(quiet) for quiet in others] == [[1], [1]]
     assert published.seqs(busy) == sorted(published.seqs(busy))
 
@@ -159,7 +159,7 @@ async def test_recording_and_relaying_at_once_publishes_every_entry_once_in_orde
 
     async def relay() -> None:
         while not recorded.is_set():
-            await outbox.relay(partition, published, 10)
+            await outbox.relay([partition], published, 10)
         await _drain(outbox, partition, published, 10)
 
     await asyncio.gather(record(), relay())

@@ -10,13 +10,13 @@ import msgspec
 import pytest
 
 from edge.app import EdgeApp
-from edge.ports import EdgePorts
-from edge.settings import EdgeSettings
+from edge.ports import Admission, Ask, CircuitOpen, Component, Depth, EdgePorts, TenantLimits
+from edge.settings import EdgeSettings, QueueSettings, RateSettings, TlsSettings
 from schemas.answers import Duplicate, NoAnswer, PublishOutcome, Refused, Stored
 from schemas.codes import Code
 from schemas.envelope import AcceptedEvent, EventKey, key_of
 from schemas.metrics import Metric
-from schemas.principal import Principal, Scope
+from schemas.principal import Principal, Scope, SigningKey
 from schemas.readiness import Readiness
 from schemas.units import UnixMs, format_rfc3339
 from tests.unit.edge.calling import Client
@@ -28,6 +28,10 @@ NOW_MS = UnixMs(1_767_225_600_000)
 DAY_MS = 86_400_000
 TRACE_ID = "018f7e20-6d6f-7e20-a3f1-9eb6b7a1f112"
 STREAM = "FG_INGEST_0"
+RATES = RateSettings(rps_base=20, rps_burst=120, rps_by_tier=(), events_per_month_by_tier=(), latency_p95_ms_hard=200)
+QUEUES = QueueSettings(
+    depth_warn=5_000, depth_shed=8_000, depth_hardstop=12_000, key_template="fg:q:{tenant_id}:{lane}"
+)
 
 
 def envelope(**changes: Any) -> dict[str, Any]:
@@ -94,6 +98,9 @@ class Broker:
             raise NoAnswer(Code.STREAM_UNAVAILABLE)
         return self.messages.get(seq)
 
+    def answer_ms(self) -> float:
+        return 1.0
+
     def durability_proven(self) -> bool:
         return self.proven
 
@@ -126,19 +133,99 @@ class KeyTable:
 
 
 class Memory:
-    """Hints in memory."""
+    """The coordination store in memory: hints, and an answer that a test can turn."""
 
     def __init__(self) -> None:
         self.keys: dict[tuple[str, str], EventKey] = {}
         self.answers = True
+        self.room = 1_000
+        """Events that the budget still admits."""
+        self.tries: dict[str, int] = {}
+        self.refused: Code | None = None
+        self.asked: list[Ask] = []
+        self.noted: list[str] = []
 
-    async def recall(self, tenant_id: str, event_ids: Sequence[str]) -> Sequence[EventKey | None]:
+    async def admit(self, ask: Ask) -> Admission:
         if not self.answers:
             raise NoAnswer(Code.RATE_LIMIT_BACKEND_UNAVAILABLE)
-        return [self.keys.get((tenant_id, one)) for one in event_ids]
+        self.asked.append(ask)
+        keys = [self.keys.get((ask.tenant_id, one)) for one in ask.event_ids]
+        admitted = []
+        for key in keys:
+            admitted.append(key is not None or self.room > 0)
+            self.room -= key is None and self.room > 0
+        tries = [self.tries.get(one, 0) for one in ask.event_ids]
+        return Admission(keys, admitted, tries, self.room, 0 if self.room else 2_500, self.refused)
 
     def remember(self, keys: Sequence[EventKey]) -> None:
         self.keys |= {(key.tenant_id, key.event_id): key for key in keys}
+
+    def tried(self, tenant_id: str, event_ids: Sequence[str]) -> None:
+        del tenant_id
+        self.noted += event_ids
+
+
+class Turned:
+    """The limits, depths, circuits and the rest of the gates: open, until a test turns one."""
+
+    def __init__(self) -> None:
+        self.limits = TenantLimits(1_000, 1_000, "tenant", None, 0)
+        self.depth: Depth | None = Depth(0, 0.0)
+        self.share = 1.0
+        self.opened: dict[tuple[Component, str | None], int] = {}
+        self.recorded: list[tuple[Component, str | None, bool]] = []
+        self.document: str | None = None
+        self.skewed = False
+        self.redis_proven = True
+        self.signing_keys: dict[str, SigningKey] = {}
+        self.documents: dict[tuple[str, str], bytes] = {}
+
+    async def of_tenant(self, tenant_id: str, plan_tier: str) -> TenantLimits:
+        del tenant_id, plan_tier
+        return self.limits
+
+    def armed(self) -> str | None:
+        return self.document
+
+    def factor(self, tenant_id: str) -> float:
+        del tenant_id
+        return self.share
+
+    def took(self, tenant_id: str, events: int, elapsed_ms: float) -> None:
+        del tenant_id, events, elapsed_ms
+
+    async def enter(self, component: Component, tenant_id: str | None = None) -> None:
+        if (component, tenant_id) in self.opened:
+            raise CircuitOpen(self.opened[component, tenant_id])
+
+    def record(self, component: Component, tenant_id: str | None, *, failed: bool, elapsed_ms: float) -> None:
+        del elapsed_ms
+        self.recorded.append((component, tenant_id, failed))
+
+    async def public_key(self, key_id: str) -> SigningKey | None:
+        return self.signing_keys.get(key_id)
+
+    async def decided(self, identities: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], bytes]:
+        return {one: self.documents[one] for one in identities if one in self.documents}
+
+
+class TurnedLimits:
+    """The two ports that have a method of the same name."""
+
+    def __init__(self, turned: Turned) -> None:
+        self._turned = turned
+
+    async def of(self, tenant_id: str, plan_tier: str) -> TenantLimits:
+        return await self._turned.of_tenant(tenant_id, plan_tier)
+
+
+class TurnedDepths:
+    def __init__(self, turned: Turned) -> None:
+        self._turned = turned
+
+    def of(self, tenant_id: str) -> Depth | None:
+        del tenant_id
+        return self._turned.depth
 
 
 class KeyRing:
@@ -188,14 +275,26 @@ class World:
         self.tally = Tally()
         self.ring.principals["key"] = Principal("k1", "acme", None, frozenset({Scope.INGEST}), "free")
         numbers = itertools.count(1)
+        self.gates = Turned()
         self.ports = EdgePorts(
             publisher=self.broker,
             stored_keys=self.table,
-            hints=self.memory,
+            coordination=self.memory,
+            limits=TurnedLimits(self.gates),
+            depths=TurnedDepths(self.gates),
+            throttle=self.gates,
+            circuits=self.gates,
+            break_glass=self.gates,
+            signatures=self.gates,
+            decisions=self.gates,
+            clock_skewed=lambda: self.gates.skewed,
+            redis_proven=lambda: self.gates.redis_proven,
             credentials=self.ring,
             lives=NoLives(),
             readiness=lambda: Readiness(()),
-            queue_depth_hardstop=12_000,
+            rates=RATES,
+            queues=QUEUES,
+            tls=TlsSettings(cert_file="", key_file="", client_ca_file="", trust_domain=""),
             meter=self.tally,
             clock=self.clock,
             new_request_id=lambda: f"request-{next(numbers)}",

@@ -1,18 +1,22 @@
 """From admitted envelopes to verdicts, whatever the ports say."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from edge.admit import Admitted, Contract
-from edge.ingest import Accepted, Ingest, Origin, Verdict
+from edge.ingest import Accepted, Ingest, Origin, Settled, Verdict
+from edge.ports import Nonce
 from edge.settings import EdgeSettings
 from schemas.codes import Code
 from schemas.envelope import EventKey, receipt
+from schemas.principal import Principal
 from schemas.units import UnixMs, format_rfc3339
 from tests.unit.edge.conftest import DAY_MS, NOW_MS, STREAM, World, body_of
 
 ORIGIN = Origin("request-0", "00000000000000aa", "01")
+SENDER = Principal("k1", "acme", None, frozenset({"ingest"}), "free")
 SETTINGS = EdgeSettings(integrity_required=False, event_age_ms_max=7 * DAY_MS)
 
 
@@ -22,9 +26,20 @@ def event(**changes: Any) -> Admitted:
     return admitted
 
 
+class Flow:
+    """The flow for one sender: verdicts alone, those of a refused request for each of its events."""
+
+    def __init__(self, world: World) -> None:
+        self._ingest = Ingest(world.ports, SETTINGS)
+
+    async def settle(self, events: Sequence[Admitted], origin: Origin, nonce: Nonce | None = None) -> list[Verdict]:
+        settled = await self._ingest.settle(events, SENDER, origin, nonce)
+        return settled.verdicts if isinstance(settled, Settled) else [settled] * len(events)
+
+
 @pytest.fixture
-def ingest(world: World) -> Ingest:
-    return Ingest(world.ports)
+def ingest(world: World) -> Flow:
+    return Flow(world)
 
 
 def key_of(verdict: Verdict) -> EventKey:
@@ -41,7 +56,7 @@ def created(before_now_ms: int) -> str:
     return format_rfc3339(UnixMs(NOW_MS - before_now_ms))
 
 
-async def test_a_new_event_is_published_and_hinted(world: World, ingest: Ingest) -> None:
+async def test_a_new_event_is_published_and_hinted(world: World, ingest: Flow) -> None:
     (verdict,) = await ingest.settle([event()], ORIGIN)
     key = key_of(verdict)
     assert verdict == Accepted(key, replayed=False)
@@ -51,7 +66,7 @@ async def test_a_new_event_is_published_and_hinted(world: World, ingest: Ingest)
 
 @pytest.mark.parametrize("source", ["hint", "postgres", "stream", "postgres after the stream"])
 async def test_a_duplicate_gets_the_first_receipt_from_whoever_knows_it(
-    world: World, ingest: Ingest, source: str
+    world: World, ingest: Flow, source: str
 ) -> None:
     (first,) = await ingest.settle([event()], ORIGIN)
     if source != "hint":
@@ -78,7 +93,7 @@ async def test_a_duplicate_gets_the_first_receipt_from_whoever_knows_it(
     assert ("acme", "evt-1") in world.memory.keys, "whoever answered, the next duplicate finds a hint"
 
 
-async def test_a_duplicate_nobody_can_show_is_in_flight(world: World, ingest: Ingest) -> None:
+async def test_a_duplicate_nobody_can_show_is_in_flight(world: World, ingest: Flow) -> None:
     await ingest.settle([event()], ORIGIN)
     world.memory.keys.clear()
     world.broker.settle()  # taken from the stream, not yet seen in the table
@@ -87,7 +102,7 @@ async def test_a_duplicate_nobody_can_show_is_in_flight(world: World, ingest: In
 
 
 @pytest.mark.parametrize("data", [b"not json", b"{}", b"\xff"])
-async def test_a_first_message_that_cannot_be_read_is_no_receipt(world: World, ingest: Ingest, data: bytes) -> None:
+async def test_a_first_message_that_cannot_be_read_is_no_receipt(world: World, ingest: Flow, data: bytes) -> None:
     await ingest.settle([event()], ORIGIN)
     world.memory.keys.clear()
     world.broker.messages[1] = data
@@ -95,7 +110,7 @@ async def test_a_first_message_that_cannot_be_read_is_no_receipt(world: World, i
     assert code_of(verdict) is Code.EVENT_IN_FLIGHT
 
 
-async def test_a_stream_that_cannot_be_read_refuses_the_duplicate(world: World, ingest: Ingest) -> None:
+async def test_a_stream_that_cannot_be_read_refuses_the_duplicate(world: World, ingest: Flow) -> None:
     await ingest.settle([event()], ORIGIN)
     world.memory.keys.clear()
     world.broker.reads = False
@@ -108,7 +123,7 @@ async def test_a_stream_that_cannot_be_read_refuses_the_duplicate(world: World, 
     [Code.INGEST_BACKPRESSURE_HARDSTOP, Code.STREAM_UNAVAILABLE, Code.OUTCOME_UNKNOWN, Code.EVENT_IN_FLIGHT],
 )
 async def test_what_the_stream_refuses_is_refused_with_its_code_and_not_hinted(
-    world: World, ingest: Ingest, code: Code
+    world: World, ingest: Flow, code: Code
 ) -> None:
     world.broker.refuses = code
     (verdict,) = await ingest.settle([event()], ORIGIN)
@@ -116,14 +131,14 @@ async def test_what_the_stream_refuses_is_refused_with_its_code_and_not_hinted(
     assert world.memory.keys == {}
 
 
-async def test_without_redis_nothing_goes_on(world: World, ingest: Ingest) -> None:
+async def test_without_redis_nothing_goes_on(world: World, ingest: Flow) -> None:
     world.memory.answers = False
     verdicts = await ingest.settle([event(), event(event_id="evt-2")], ORIGIN)
     assert [code_of(one) for one in verdicts] == [Code.RATE_LIMIT_BACKEND_UNAVAILABLE] * 2
     assert world.broker.by_id == {}
 
 
-async def test_without_proof_of_durability_only_duplicates_are_answered(world: World, ingest: Ingest) -> None:
+async def test_without_proof_of_durability_only_duplicates_are_answered(world: World, ingest: Flow) -> None:
     (first,) = await ingest.settle([event()], ORIGIN)
     world.broker.proven = False
     duplicate, new = await ingest.settle([event(), event(event_id="evt-2")], ORIGIN)
@@ -132,7 +147,7 @@ async def test_without_proof_of_durability_only_duplicates_are_answered(world: W
     assert len(world.broker.by_id) == 1
 
 
-async def test_with_postgres_away_only_events_the_broker_must_remember_go_on(world: World, ingest: Ingest) -> None:
+async def test_with_postgres_away_only_events_the_broker_must_remember_go_on(world: World, ingest: Flow) -> None:
     world.table.answers = False
     old, young = await ingest.settle(
         [
@@ -146,7 +161,7 @@ async def test_with_postgres_away_only_events_the_broker_must_remember_go_on(wor
     assert list(world.broker.by_id) == ["acme/young"]
 
 
-async def test_with_postgres_away_a_duplicate_is_still_told_by_hint_or_broker(world: World, ingest: Ingest) -> None:
+async def test_with_postgres_away_a_duplicate_is_still_told_by_hint_or_broker(world: World, ingest: Flow) -> None:
     (first,) = await ingest.settle([event(created_at=created(60_000))], ORIGIN)
     world.table.answers = False
     for _ in ("hint", "broker"):
@@ -158,7 +173,7 @@ async def test_with_postgres_away_a_duplicate_is_still_told_by_hint_or_broker(wo
     assert code_of(again) is Code.STORE_UNAVAILABLE
 
 
-async def test_an_aged_event_is_replayed_and_never_stored(world: World, ingest: Ingest) -> None:
+async def test_an_aged_event_is_replayed_and_never_stored(world: World, ingest: Flow) -> None:
     aged = event(created_at=created(8 * DAY_MS))
     (refused,) = await ingest.settle([aged], ORIGIN)
     assert code_of(refused) is Code.CREATED_AT_INVALID
@@ -169,7 +184,7 @@ async def test_an_aged_event_is_replayed_and_never_stored(world: World, ingest: 
     assert replayed == Accepted(key, replayed=True)
 
 
-async def test_the_same_event_twice_in_a_batch_is_stored_once(world: World, ingest: Ingest) -> None:
+async def test_the_same_event_twice_in_a_batch_is_stored_once(world: World, ingest: Flow) -> None:
     verdicts = await ingest.settle(
         [event(), event(event_id="evt-2"), event(), event(source="another body")],
         ORIGIN,
@@ -182,19 +197,19 @@ async def test_the_same_event_twice_in_a_batch_is_stored_once(world: World, inge
     assert world.broker.submitted == ["acme/evt-1", "acme/evt-2"]
 
 
-async def test_a_line_that_may_not_be_published_does_not_bar_its_namesake(ingest: Ingest) -> None:
+async def test_a_line_that_may_not_be_published_does_not_bar_its_namesake(ingest: Flow) -> None:
     aged, sound = await ingest.settle([event(created_at=created(8 * DAY_MS)), event()], ORIGIN)
     assert code_of(aged) is Code.CREATED_AT_INVALID
     assert isinstance(sound, Accepted)
 
 
-async def test_a_batch_is_one_look_up(world: World, ingest: Ingest) -> None:
+async def test_a_batch_is_one_look_up(world: World, ingest: Flow) -> None:
     await ingest.settle([event(event_id=f"evt-{number}") for number in range(50)], ORIGIN)
     assert len(world.table.queries) == 1
     assert len(world.table.queries[0]) == 50
 
 
-async def test_many_duplicates_of_one_batch_get_each_their_own_receipt(world: World, ingest: Ingest) -> None:
+async def test_many_duplicates_of_one_batch_get_each_their_own_receipt(world: World, ingest: Flow) -> None:
     events = [event(event_id=f"evt-{number}") for number in range(20)]
     first = await ingest.settle(events, ORIGIN)
     world.memory.keys.clear()

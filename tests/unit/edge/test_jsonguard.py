@@ -9,7 +9,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.jsonguard import Decoded, decode
+from edge.jsonguard import KEY_CHARS_MAX, NUMBER_CHARS_MAX, Decoded, decode
 from schemas.canonical import canonical_plain
 from schemas.codes import Code
 
@@ -135,7 +135,7 @@ def test_what_is_not_one_json_object_in_utf8_is_malformed(body: bytes) -> None:
         b'{"\xc3\xa9":1,"\\u00e9":2}',
         b'{"a":{"b":[{"c":1,"c":2}]}}',
         b'{"a":{"deep":[[[1]]]},"a":1}',
-        b'{"n":' + b"9" * 4_000 + b',"n":1}',
+        b'{"n":' + b"9" * NUMBER_CHARS_MAX + b',"n":1}',
     ],
 )
 def test_the_same_key_twice_is_found_however_it_is_spelled(body: bytes) -> None:
@@ -193,3 +193,50 @@ def test_what_only_looks_like_it_is_storable(member: bytes) -> None:
 @pytest.mark.parametrize("number", [b"1e999", b"-1e999", b"9" * 5_000])
 def test_a_number_nothing_can_hold_is_refused(number: bytes) -> None:
     assert guard(b'{"a":' + number + b"}") is Code.PAYLOAD_INVALID
+
+
+@pytest.mark.parametrize("letter", ["k", "\u00e9", "\U0001f600", '"', "\\"])
+def test_the_longest_key_allowed_passes_and_one_more_character_does_not(letter: str) -> None:
+    for wrap in ('{"a":[{%s:1}]}', "{%s:1}"):
+        for ascii_only in (True, False):
+            fits, too_long = (json.dumps(letter * chars, ensure_ascii=ascii_only) for chars in (256, 257))
+            assert isinstance(guard((wrap % fits).encode()), Decoded)
+            assert guard((wrap % too_long).encode()) is Code.JSON_TOO_DEEP
+    assert KEY_CHARS_MAX == 256
+
+
+@pytest.mark.parametrize("spelling", ["%s", "-%s", "0.%s", "1e-%s", "[1,%s]", '{"b":%s}', "  %s\n"])
+def test_a_number_of_more_characters_than_any_has_is_refused_wherever_it_stands(spelling: str) -> None:
+    for digits in ("1" * (NUMBER_CHARS_MAX + 1), "9" * 70_000, "0" * 70_000):
+        assert guard(b'{"t":"\\"","a":' + (spelling % digits).encode() + b"}") is Code.PAYLOAD_INVALID
+
+
+@pytest.mark.parametrize("number", ["1" * NUMBER_CHARS_MAX, "0." + "1" * 30, "-1." + "0" * 25 + "e-10"])
+def test_a_number_of_as_many_characters_as_allowed_is_read(number: str) -> None:
+    assert isinstance(guard(f'{{"a":{number}}}'.encode()), Decoded)
+
+
+@pytest.mark.parametrize("text", ["7" * 10_000, "-" * 10_000, '\\"' + "7" * 40, "7" * 40 + "\\\\", "1.5e+" * 100])
+def test_a_text_of_digits_is_no_number(text: str) -> None:
+    assert isinstance(guard(f'{{"a":"{text}","{"8" * 256}":["{text}"]}}'.encode()), Decoded)
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"a":"' + b'\\"' * 40_000, b'"' * 80_000, b"\\" * 80_000, b"-" * 80_000, b"1 " * 40_000]
+)
+def test_a_bomb_of_quotes_and_signs_is_malformed_and_nothing_worse(body: bytes) -> None:
+    assert guard(body + b"0" * 33 if body.endswith(b'\\"') else body) is Code.MALFORMED_JSON
+
+
+@given(st.lists(st.sampled_from(['"', "\\", "1" * 33, "1" * 16, ",", " ", "a", "\n"]), max_size=12))
+def test_the_search_for_long_numbers_reads_strings_as_the_decoder_does(parts: list[str]) -> None:
+    text = f'{{"a":{"".join(parts)}}}'
+    verdict = guard(text.encode())
+    if isinstance(verdict, Decoded):
+        assert not any(len(str(value)) > NUMBER_CHARS_MAX for value in verdict.value.values() if type(value) is int)
+    try:
+        numbers: list[str] = []
+        json.loads(text, parse_int=numbers.append, parse_float=numbers.append)
+    except ValueError:
+        return
+    assert (verdict is Code.PAYLOAD_INVALID) == any(len(number) > NUMBER_CHARS_MAX for number in numbers)

@@ -11,7 +11,8 @@ from ops.clock import SystemClock
 from ops.commands.follower import Follower, GaveUpError
 from ops.commands.log_events import Origin
 from ops.commands.position import PositionError, locked
-from ops.commands.publish_client import EdgeClient, EdgeRefusedError, Patience, Publisher
+from ops.commands.edge_client import EdgeClient, EdgeRefusedError
+from ops.commands.publish_client import Patience, Publisher
 from ops.commands.tally import Tally
 from tests.unit.ops.stand_in import API_KEY, Reply, StandIn, stand_in
 
@@ -48,7 +49,7 @@ class Log:
         try:
             with locked(self.positions) as positions:
                 publisher = Publisher(client, Patience(0.0))
-                origin = Origin(self.tenant_id, "agent", "app.log", self.path)
+                origin = Origin(self.tenant_id, "agent", "app.log", self.path, "1.0")
                 Follower(origin, positions, publisher, tally, SystemClock()).run(
                     once=once, turn=lambda nothing_to_do: idle() if nothing_to_do else None
                 )

@@ -16,7 +16,7 @@ from schemas.units import UnixMs
 
 NOW = UnixMs(1_790_000_000_000)
 GENERATION = "01a204fb-8d6d-70c5-bc6b-82bc27ab2524"
-ORIGIN = Origin("tenant-1", "host-1", "auth.log", Path("/var/log/auth.log"))
+ORIGIN = Origin("tenant-1", "host-1", "auth.log", Path("/var/log/auth.log"), "1.0")
 FLAGS = {"cut", "invalid_utf8", "nul_replaced", "unterminated"}
 
 

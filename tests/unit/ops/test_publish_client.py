@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from ops.commands.publish_client import EdgeClient, EdgeRefusedError, LineResult, Outcome, Patience, Publisher
+from ops.commands.edge_client import EdgeClient, EdgeRefusedError
+from ops.commands.publish_client import LineResult, Outcome, Patience, Publisher
 from tests.unit.ops.stand_in import API_KEY, Reply, StandIn, stand_in
 
 BUSY = {"error_code": "INGEST_BACKPRESSURE_HARDSTOP", "retry_after_ms": 700, "detail": "full"}
@@ -81,7 +82,7 @@ def test_only_the_lines_without_a_standing_answer_are_sent_again_and_after_the_l
         (Reply(503, {"error_code": "STREAM_UNAVAILABLE"}, retry_after="2"), 2.0),
         (Reply(409, {"error_code": "EVENT_IN_FLIGHT"}), 0.1),
         (Reply(502, "a proxy's own words"), 0.1),
-        (Reply(503, {"error_code": "HOUR", "retry_after_ms": 3_600_000}), 30.0),
+        (Reply(503, {"error_code": "HOUR", "retry_after_ms": 3_600_000}), 300.0),
         (Reply(0), 0.1),
     ],
 )
