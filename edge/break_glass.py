@@ -31,6 +31,7 @@ CHECK_MS = 1_000
 """How old the answer of `armed` may be, so that disarming binds within it."""
 FILE_BYTES_MAX = 16 * 1024
 DOCUMENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_NOTHING_ARMED = "no break-glass document is armed"
 _OTHERS = 0o077
 _PRIVATE = 0o600
 
@@ -74,7 +75,7 @@ class ArmedDocument:
         self._clock = clock
         self._checked_ms: UnixMs | None = None
         self._in_force: Document | None = None
-        self._said = ""
+        self._said = _NOTHING_ARMED
 
     def armed(self) -> str | None:
         """The id of the armed document while it is valid, None on any doubt. Looks at the files once a second."""
@@ -126,6 +127,9 @@ class ArmedDocument:
         return self._ledger / f"{_sha256(data).decode()}.disarmed"
 
     def _looked_up(self) -> Document | None:
+        if not os.path.lexists(self._file):
+            self._say(_NOTHING_ARMED)
+            return None
         try:
             document = self.current()
         except DocumentError as problem:

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import msgspec
 from redis.asyncio import Redis
 
+from edge.depth_keys import TenantKey
 from edge.redis_store import Script
-from schemas.depth import LANES, LaneDepth
+from schemas.depth import LaneDepth
 from schemas.subjects import PARTITIONS
 
 LEASE_MS = 800
@@ -67,16 +68,12 @@ class DepthStore:
         taken: list[int] = await PUBLISH.call(self._client, _names(views), self._holder, age_ms, VIEW_MS, *packed)
         return taken
 
-    async def write(self, changed: Mapping[str, LaneDepth]) -> None:
-        """Write the keys of those tenants, for whoever looks from outside; they expire."""
-        keys = [
-            (self._name(tenant_id, lane), messages)
-            for tenant_id, depth in changed.items()
-            for lane, messages in zip(LANES, depth, strict=True)
-        ]
+    async def write(self, keys: Sequence[TenantKey]) -> None:
+        """Write those keys, for whoever looks from outside; they expire."""
         for start in range(0, len(keys), KEYS_PER_CALL_MAX):
             share = keys[start : start + KEYS_PER_CALL_MAX]
-            await WRITE.call(self._client, [name for name, _ in share], KEY_MS, *(messages for _, messages in share))
+            names = [self._name(key.tenant_id, key.lane) for key in share]
+            await WRITE.call(self._client, names, KEY_MS, *(key.messages for key in share))
 
     def _name(self, tenant_id: str, lane: str) -> str:
         """The braces around the tenant are part of the key: a cluster's hash tag."""

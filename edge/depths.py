@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from edge.deadline import within
+from edge.depth_keys import WrittenKeys, deepest_first
 from edge.depth_series import PartitionSeries, Sample
 from edge.depth_store import DepthStore
 from edge.ports import Depth
@@ -32,8 +33,7 @@ log = logging.getLogger("edge")
 INTERVAL_S = 0.5
 STORE_MS_MAX = 400
 SAMPLED_AT_ONCE_MAX = 4
-KEY_REWRITE_MS = 5_000
-"""An unchanged key is written again before it expires."""
+KEYS_PER_TURN_MAX = 1_000
 METERED_TENANTS_MAX = 50
 SETTLED = LaneDepth(0, 0, 0)
 
@@ -58,7 +58,7 @@ class DepthView:
         self._meter = meter
         self._series = [PartitionSeries() for _ in range(PARTITIONS)]
         self._seen_store_ms = [0] * PARTITIONS
-        self._written: list[dict[str, tuple[LaneDepth, UnixMs]]] = [{} for _ in range(PARTITIONS)]
+        self._written = [WrittenKeys() for _ in range(PARTITIONS)]
         self._metered: set[str] = set()
         self._deep: set[str] = set()
         self._failing: set[str] = set()
@@ -76,7 +76,7 @@ class DepthView:
         return frozenset(
             tenant_id
             for depths in fresh
-            for tenant_id, messages, share in (_deepest(depths),)
+            for tenant_id, messages, share in (_hottest(depths),)
             if messages >= self._queues.depth_warn and share > 0.5
         )
 
@@ -122,7 +122,7 @@ class DepthView:
         self._sitting_out.clear()
         for partition, turn in enumerate(turns):
             if not turn.held:
-                self._written[partition].clear()
+                self._written[partition].forget()
             view = turn.view
             if view is not None and view.taken_store_ms > self._seen_store_ms[partition]:
                 self._seen_store_ms[partition] = view.taken_store_ms
@@ -147,41 +147,29 @@ class DepthView:
         return found
 
     async def _share(self, sampled: Mapping[int, Mapping[str, LaneDepth]], asked_ms: UnixMs) -> None:
-        """Write the views and the tenants' keys."""
-        changed: dict[str, LaneDepth] = {}
-        for partition, depths in sampled.items():
-            changed.update(self._changed(partition, depths, asked_ms))
+        """Write the views, and those of the tenants' keys that are due, the deepest first."""
         try:
             age_ms = self._clock.now_ms() - asked_ms
             taken = await within(STORE_MS_MAX, self._store.publish(sampled, age_ms))
             for partition, taken_store_ms in zip(sampled, taken, strict=True):
                 self._seen_store_ms[partition] = max(taken_store_ms, self._seen_store_ms[partition])
-            await within(STORE_MS_MAX, self._store.write(changed))
+            due = (
+                key for partition, depths in sampled.items() for key in self._written[partition].due(depths, asked_ms)
+            )
+            keys = deepest_first(due, KEYS_PER_TURN_MAX)
+            await within(STORE_MS_MAX, self._store.write(keys))
         except (RedisError, OSError) as failure:
             self._note("the shared depth view", failure)
-
-    def _changed(self, partition: int, depths: Mapping[str, LaneDepth], now_ms: UnixMs) -> Mapping[str, LaneDepth]:
-        """The tenants whose keys are not what was written last, or will expire soon. Who has no depth now gets 0."""
-        written = self._written[partition]
-        changed = {
-            tenant_id: depth
-            for tenant_id, depth in depths.items()
-            if (known := written.get(tenant_id)) is None
-            or known[0] != depth
-            or not 0 <= now_ms - known[1] < KEY_REWRITE_MS
-        }
-        written.update((tenant_id, (depth, now_ms)) for tenant_id, depth in changed.items())
-        gone = written.keys() - depths.keys()
-        for tenant_id in gone:
-            del written[tenant_id]
-        return changed | dict.fromkeys(gone, SETTLED)
+            return
+        for key in keys:
+            self._written[partition_of(key.tenant_id)].note(key, asked_ms)
 
     def _report(self) -> None:
         """Set the gauges, and log who has come to WARN."""
         depths: dict[str, LaneDepth] = {}
         for partition, series in enumerate(self._series):
             depths.update(series.last)
-            self._meter.add(HOT_TENANT_SHARE, _deepest(series.last)[2], str(partition))
+            self._meter.add(HOT_TENANT_SHARE, _hottest(series.last)[2], str(partition))
         deepest = heapq.nlargest(METERED_TENANTS_MAX, depths, key=lambda tenant_id: depths[tenant_id].messages)
         for tenant_id in self._metered.difference(deepest):
             self._set_gauges(tenant_id, depths.get(tenant_id, SETTLED))
@@ -209,7 +197,7 @@ class DepthView:
             log.warning("%s can be read again", what)
 
 
-def _deepest(depths: Mapping[str, LaneDepth]) -> tuple[str, int, float]:
+def _hottest(depths: Mapping[str, LaneDepth]) -> tuple[str, int, float]:
     """The tenant with the most messages, their number, and their share of all."""
     if not depths:
         return "", 0, 0.0

@@ -30,6 +30,11 @@ OF_ONE_MESSAGE = frozenset({DUPLICATE_IN_BATCH, SUBJECT_FULL}) | IN_PROCESS
 """Errors that one message of a batch brings upon the others; any other error is the stream's own."""
 BATCH_BYTES_MAX = 4 * 1024 * 1024
 PENDING_MESSAGES_MAX = 20_000
+PLAIN_MESSAGES_MAX = 8
+"""So few are published one by one: an atomic batch costs the server as much as a dozen single messages, whatever its
+size, because it makes and removes a file store of its own (docs/adr/0009)."""
+START_MESSAGES = 16
+"""So many need not wait for more while the stream is idle: it works on them while this process prepares the next."""
 
 
 @dataclass(slots=True)
@@ -74,7 +79,9 @@ class GroupCommitter:
         if traceparent:
             headers += f"traceparent: {traceparent}\r\n"
         self._pending.append(_Message(subject, data, headers, outcome))
-        if len(self._pending) >= self._settings.batch_messages_max:
+        if len(self._pending) >= self._settings.batch_messages_max or (
+            not self._in_flight and len(self._pending) >= START_MESSAGES
+        ):
             self._pump()
         elif self._timer is None:
             self._timer = loop.call_later(self._settings.linger_ms / 1000, self._linger_over)
@@ -125,6 +132,9 @@ class GroupCommitter:
             self._pump()
 
     async def _commit(self, batch: list[_Message]) -> None:
+        if 1 < len(batch) <= PLAIN_MESSAGES_MAX:
+            await asyncio.gather(*(self._commit([message]) for message in batch))
+            return
         self._meter.add(PUBLISH_BATCH_EVENTS, len(batch), self._stream)
         try:
             ack = await self._publish(batch)

@@ -14,7 +14,7 @@ from ops.commands.log_events import Origin
 from ops.commands.position import PositionError, locked
 from ops.commands.publish_client import Patience, Publisher, tenant_of
 from ops.commands.stopping import Stopping
-from ops.commands.tally import Tally, finish
+from ops.commands.tally import Progress, Tally, finish
 from ops.commands.target import agent_key_option, data_dir_option, edge_target, json_option, settings_of
 
 _GIVE_UP_SECONDS_ONCE = 300.0
@@ -41,7 +41,9 @@ Exit status: 0 every line accepted; 1 not every line; 2 usage or configuration."
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--once", is_flag=True, help="Stop at the end of the file instead of following it.")
-@click.option("--agent-id", help="agent_id of the events.  [default: the name of this host]")
+@click.option(
+    "--agent-id", help="agent_id of the events.  [default: that of the agent key, else the name of this host]"
+)
 @click.option("--source", help="source of the events.  [default: the name of the file]")
 @click.option("--tenant", help="tenant_id of the events.  [default: the tenant of the key]")
 @click.option(
@@ -86,24 +88,30 @@ def tail(  # noqa: PLR0913  (one parameter an option is how click hands them ove
     if once and give_up_seconds is None:
         give_up_seconds = _GIVE_UP_SECONDS_ONCE
     positions = position_file or settings.data_dir / "positions" / _position_name(path)
-    client = EdgeClient(target.url, target.api_key)
+    identity = identity_of(settings, agent_key_file)
+    client = EdgeClient(target.url, target.api_key, identity)
     tally = Tally()
+    progress = Progress(tally)
     problem = ""
     stopping = Stopping()
     stopping.install()
+    patience = Patience(give_up_seconds, sleep=stopping.sleep)
+    publisher = Publisher(client, patience)
 
     def turn(nothing_to_do: bool) -> None:
+        progress.show()
         if nothing_to_do:
             stopping.sleep(_POLL_SECONDS)
         stopping.check()
 
     try:
         with locked(positions) as held:
-            patience = Patience(give_up_seconds, sleep=stopping.sleep)
-            tenant_id = tenant or target.tenant_id or _tenant_of_key(client, patience)
+            tenant_id = tenant or target.tenant_id or identity.tenant_id or _tenant_of_key(client, patience)
             name = source or path.name[:128]
-            origin = Origin(tenant_id, agent_id or _host_name(), name, path, settings.schema_writer)
-            Follower(origin, held, Publisher(client, patience), tally, SystemClock()).run(once=once, turn=turn)
+            origin = Origin(
+                tenant_id, agent_id or identity.agent_id or _host_name(), name, path, settings.schema_writer
+            )
+            Follower(origin, held, publisher, tally, SystemClock()).run(once=once, turn=turn)
     except KeyboardInterrupt:
         problem = "interrupted; the next run goes on from here" if once else ""
     except GaveUpError:
@@ -114,7 +122,10 @@ def tail(  # noqa: PLR0913  (one parameter an option is how click hands them ove
         raise click.UsageError(str(fault)) from fault
     finally:
         client.close()
-    finish(tally, {"path": str(path), "position_file": str(positions)}, problem=problem, as_json=as_json)
+        progress.end()
+    finish(
+        tally, publisher.account, {"path": str(path), "position_file": str(positions)}, problem=problem, as_json=as_json
+    )
 
 
 def _tenant_of_key(client: EdgeClient, patience: Patience) -> str:

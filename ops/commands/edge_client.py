@@ -38,6 +38,14 @@ class Identity(NamedTuple):
     agent_key: AgentKey | None = None
     """None: requests are not signed."""
 
+    @property
+    def tenant_id(self) -> str | None:
+        return None if self.agent_key is None else self.agent_key.tenant_id
+
+    @property
+    def agent_id(self) -> str | None:
+        return None if self.agent_key is None else self.agent_key.agent_id
+
 
 def identity_of(settings: Settings, agent_key_file: Path | None = None) -> Identity:
     """What the settings say; the file given comes before theirs. Raises click.UsageError for files of no use."""

@@ -231,7 +231,7 @@ _ADVICE = {
     401: "Check FG_API_KEY, or issue a key with `frostgate keys issue`.",
     403: "The key lacks the scope `ingest`, or belongs to another tenant.",
 }
-_ADVICE_BY_CODE = {
+_ADVICE_BY_CODE: dict[str, str] = {
     Code.SIGNATURE_INVALID: "Requests must be signed by a valid key of this tenant and agent: check FG_AGENT_KEY_FILE, "
     "or issue a key with `frostgate keys issue --ed25519`.",
 }

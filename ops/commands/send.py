@@ -84,13 +84,14 @@ def send(  # noqa: PLR0913  (one parameter an option is how click hands them ove
     """
     settings = settings_of(data_dir)
     target = edge_target(settings)
-    client = EdgeClient(target.url, target.api_key, identity_of(settings, agent_key_file))
+    identity = identity_of(settings, agent_key_file)
+    client = EdgeClient(target.url, target.api_key, identity)
     patience = Patience(give_up_seconds)
     publisher = Publisher(client, patience)
     tally, accepted = Tally(), []
     problem = ""
     try:
-        tenant_id = tenant or target.tenant_id or tenant_of(client, patience)
+        tenant_id = tenant or target.tenant_id or identity.tenant_id or tenant_of(client, patience)
         with _progress(file) as advance:
             for batch in _batches(_events(file, tenant_id, SystemClock())):
                 for event, result in zip(batch, _publish(publisher, batch), strict=True):

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import resource
 from collections.abc import Coroutine
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from ops.embedded.process import StartError
 from ops.settings import Service, Settings, SettingsError, settings_hash
 from ops.telemetry import configure_logging
 from streams.topology import STAGES
+
+
+def _take_descriptors() -> None:
+    """Every connection is a descriptor: take as many as this process may have."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _run(service: Coroutine[object, object, None], name: str, settings: Settings) -> None:
@@ -49,6 +56,7 @@ def edge(workers: int | None, one_of_several: bool, data_dir: Path | None) -> No
         _run_group(settings)
         return
     listener = edge_group.shared_listener(settings.http_host, settings.http_port) if one_of_several else None
+    _take_descriptors()
     _run(edge_service.serve(settings, listener), "edge", settings)
 
 

@@ -1,6 +1,7 @@
 """Counting what became of the lines of one run, and saying so at its end."""
 
 import json
+import sys
 from collections import Counter
 from typing import Any
 
@@ -50,14 +51,33 @@ class Tally:
             "reports": self.reports,
         }
 
-    def text(self) -> str:
+    def summary(self) -> str:
         parts = [f"{self.lines:,} lines", f"{self.outcomes[Outcome.ACCEPTED]:,} accepted"]
         parts += [f"{self.outcomes[kind]:,} {kind}" for kind in list(Outcome)[1:] if self.outcomes[kind]]
-        rows = [f"{parts[0]}: {', '.join(parts[1:])}"]
+        return f"{parts[0]}: {', '.join(parts[1:])}"
+
+    def text(self) -> str:
+        rows = [self.summary()]
         rows += [f"  refused {code}: {count:,}" for code, count in self.refused.most_common()]
         rows += [f"  unsettled, last answer {code}: {count:,}" for code, count in self.unsettled.most_common()]
         rows += [f"  {report['where']}: {report['code']} {report['detail']}".rstrip() for report in self.reports]
         return "\n".join(rows)
+
+
+class Progress:
+    """The tally so far, as one line on stderr that is written over; nothing where that is no terminal."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._visible = sys.stderr.isatty()
+
+    def show(self) -> None:
+        if self._visible:
+            click.echo(f"\r{self._tally.summary()}\x1b[K", nl=False, err=True)
+
+    def end(self) -> None:
+        if self._visible:
+            click.echo(err=True)
 
 
 def finish(tally: Tally, account: Account, more: dict[str, Any], *, problem: str, as_json: bool) -> None:

@@ -98,6 +98,8 @@ def told(life: Row) -> Iterator[str]:
     for entry in life["chain_entries"]:
         yield _line("chained", f"link {entry['seq']} ({entry['kind']}) {entry['chain_hash']}")
         yield _line("", f"after {entry['prev_hash']}")
+        if entry["entry"].get("break_glass"):
+            yield _line("", f"accepted under the emergency override {entry['entry']['break_glass']}")
     for row in life["evidence_outbox"]:
         yield _line("outbox", f"link {row['seq']} waits to be published")
     for artifact in life["decision_evidence_artifacts"]:

@@ -17,12 +17,12 @@ from tests.integration.test_up import until
 SUBCOMMANDS = [
     *((name,) for name in COMMANDS),
     *(("tenants", name) for name in ("add", "list")),
-    *(("keys", name) for name in ("issue", "revoke", "list")),
+    *(("keys", name) for name in ("issue", "rotate", "revoke", "list")),
     ("agent", "tail"),
 ]
 WITH_JSON = [
     ("send",), ("agent", "tail"), ("why",), ("doctor",), ("migrate",), ("tenants", "add"), ("tenants", "list"),
-    ("keys", "issue"), ("keys", "revoke"), ("keys", "list"), ("bench",),
+    ("keys", "issue"), ("keys", "rotate"), ("keys", "revoke"), ("keys", "list"), ("bench",),
 ]  # fmt: skip
 SECRET = "s3cr3t-canary"
 

@@ -63,24 +63,26 @@ async def test_each_fault_refuses_in_time_writes_nothing_and_heals(
 ) -> None:
     proxy, url = proxied
     await admin.set(f"fg:{{{tenant}}}:ep", 0)
-    async with coordinating(url) as coordination:
-        await coordination.admit(Ask(other_tenant, ["evt-1"], AMPLE))
+    async with coordinating(url, SETTINGS) as coordination:
+        await answered(coordination, Ask(other_tenant, ["evt-1"], AMPLE))
         proxy.switch(fault)
         for _ in range(2):
             for ask in asks(tenant):
                 assert await refused(coordination, ask)
         assert await admin.keys(f"fg:{{{tenant}}}:*") == [f"fg:{{{tenant}}}:ep".encode()], "nothing was written"
         proxy.switch(Fault.NONE)
-        single, once, batch, none = [await answered(coordination, ask) for ask in asks(tenant)]
-        assert [single.refused, once.refused, batch.refused] == [None] * 3, "no nonce was taken"
-        assert all([*single.admitted, *once.admitted, *batch.admitted])
-        assert none.remaining > 0
+        await answered(coordination, Ask(other_tenant, ["evt-2"], AMPLE))
+    async with coordinating(url) as later:
+        single, once, batch, none = [await later.admit(ask) for ask in asks(tenant)]
+    assert [single.refused, once.refused, batch.refused] == [None] * 3, "no nonce was taken"
+    assert all([*single.admitted, *once.admitted, *batch.admitted])
+    assert none.remaining > 0
 
 
 async def test_a_store_that_lost_its_scripts_is_told_them_once(proxied: Proxied, tenant: str) -> None:
     proxy, url = proxied
     async with coordinating(url) as coordination:
-        await coordination.admit(Ask(tenant, [], AMPLE))
+        await answered(coordination, Ask(tenant, [], AMPLE))
         proxy.switch(Fault.NOSCRIPT_ONCE)
         answer = await coordination.admit(Ask(tenant, ["evt-1"], AMPLE))
         assert list(answer.admitted) == [True]
@@ -130,7 +132,7 @@ async def test_who_waits_does_not_pile_up(proxied: Proxied, tenant: str, fault: 
     client = redis_client(url)
     coordination = RedisCoordination(client, SETTINGS, SystemClock())
     ask = Ask(tenant, [f"evt-{number}" for number in range(ids)], AMPLE)
-    await coordination.admit(ask)
+    await answered(coordination, ask)
     proxy.switch(fault)
     for _ in range(3):
         others = len(asyncio.all_tasks())

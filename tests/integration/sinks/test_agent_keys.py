@@ -130,7 +130,7 @@ async def test_the_list_shows_a_tenants_keys_and_what_became_of_them(operator: P
     assert await keys.list(make.tenant_id()) == []
 
 
-async def test_no_key_is_issued_twice_or_for_whom_it_cannot_be(operator: Pool, known: str, tenant: str) -> None:
+async def test_no_key_is_issued_twice_or_for_whom_it_cannot_be(operator: Pool, known: str) -> None:
     keys, agent = AgentKeys(operator), Agent()
     await keys.issue(known, "agent-1", agent.public_key)
     with pytest.raises(KeyExistsError):
@@ -161,7 +161,7 @@ async def test_neither_service_changes_keys_and_the_worker_does_not_read_them(
         await connection.close()
 
 
-async def test_nobody_gives_a_key_to_another_agent(operator: Pool, servers: EmbeddedServers, known: str) -> None:
+async def test_nobody_gives_a_key_to_another_agent(servers: EmbeddedServers) -> None:
     connection = await asyncpg.connect(servers.postgres_dsn("operator"))
     try:
         for column in ("tenant_id = tenant_id", "agent_id = 'x'", "public_key = public_key", "not_before = now()"):

@@ -244,7 +244,7 @@ def test_the_log_says_it_once(document: ArmedDocument, clock: StandingClock, cap
     for _ in range(5):
         clock.advance(CHECK_MS)
         document.armed()
-    assert [record.getMessage().partition(" is in force")[0] for record in caplog.records] == [
-        "break-glass document override-1",
-        "no break-glass document",
+    assert [record.getMessage().partition(" until ")[0] for record in caplog.records] == [
+        "break-glass document override-1 is in force",
+        "no break-glass document is armed",
     ]

@@ -69,18 +69,14 @@ class Deciding:
         self.documents: dict[tuple[str, str], bytes] = {}
         self.asked: list[Sequence[tuple[str, str]]] = []
         self.answers = True
+        self.was_asked = asyncio.Event()
 
     async def decided(self, identities: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], bytes]:
         self.asked.append(identities)
+        self.was_asked.set()
         if not self.answers:
             raise NoAnswer(Code.STORE_UNAVAILABLE)
         return {identity: self.documents[identity] for identity in identities if identity in self.documents}
-
-
-async def _asked(decisions: Deciding) -> None:
-    """Return once there was a question."""
-    while not decisions.asked:
-        await asyncio.sleep(0)
 
 
 async def test_all_who_wait_share_one_question_and_each_gets_its_own_answer() -> None:
@@ -96,7 +92,7 @@ async def test_several_who_wait_for_one_event_get_the_same_decision() -> None:
     decisions = Deciding()
     waits = DecisionWaits(decisions)
     both = [asyncio.create_task(waits.wait("acme", "e1", 10)) for _ in range(2)]
-    await _asked(decisions)
+    await decisions.was_asked.wait()
     decisions.documents["acme", "e1"] = b"decided"
     assert await asyncio.gather(*both) == [b"decided"] * 2
     assert all(list(asked) == [("acme", "e1")] for asked in decisions.asked)
@@ -122,7 +118,7 @@ async def test_beyond_the_bound_nobody_waits_and_room_comes_back(monkeypatch: py
     decisions = Deciding()
     waits = DecisionWaits(decisions)
     first = [asyncio.create_task(waits.wait("acme", "e1", 10)) for _ in range(2)]
-    await _asked(decisions)
+    await decisions.was_asked.wait()
     assert await waits.wait("acme", "e2", 10) is None
     first[0].cancel()
     decisions.documents = {("acme", "e1"): b"1", ("acme", "e2"): b"2"}
@@ -134,7 +130,7 @@ async def test_nobody_is_asked_for_once_everybody_went_away() -> None:
     decisions = Deciding()
     waits = DecisionWaits(decisions)
     gone = asyncio.create_task(waits.wait("acme", "e1", 10))
-    await _asked(decisions)
+    await decisions.was_asked.wait()
     gone.cancel()
     await asyncio.gather(gone, return_exceptions=True)
     assert waits._polling is not None

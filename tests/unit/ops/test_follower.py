@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from ops.clock import SystemClock
+from ops.commands.edge_client import EdgeClient, EdgeRefusedError
 from ops.commands.follower import Follower, GaveUpError
 from ops.commands.log_events import Origin
 from ops.commands.position import PositionError, locked
-from ops.commands.edge_client import EdgeClient, EdgeRefusedError
 from ops.commands.publish_client import Patience, Publisher
 from ops.commands.tally import Tally
 from tests.unit.ops.stand_in import API_KEY, Reply, StandIn, stand_in

@@ -2,7 +2,7 @@
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from ops.openmetrics import joined
+from ops.openmetrics import joined, labelled
 
 EDGE = b"""# HELP requests Requests
 # TYPE requests counter
@@ -38,3 +38,15 @@ def test_the_joined_text_is_valid_and_keeps_every_sample() -> None:
 def test_a_process_without_an_answer_leaves_the_others_series() -> None:
     assert joined([EDGE, b""]) == joined([EDGE])
     assert joined([b"", b""]) == b"# EOF\n"
+
+
+def test_a_label_on_every_sample_keeps_the_same_series_of_two_processes_apart() -> None:
+    bare = b'# HELP up 1 if {so} "x"\n# TYPE up gauge\nup 1.0\n# EOF\n'
+    texts = [labelled(text, "process", name) for name in ("1", "2") for text in (EDGE, bare)]
+    parsed = text_string_to_metric_families(joined(texts).decode())  # type: ignore[no-untyped-call]  # as above
+    families = {family.name: family for family in parsed}
+    assert [sample.labels for sample in families["up"].samples] == [{"process": "1"}, {"process": "2"}]
+    assert families["up"].documentation == '1 if {so} "x"'
+    requests = [(sample.labels, sample.value) for sample in families["requests"].samples]
+    assert requests == [({"process": name, "tenant": "a"}, 3.0) for name in ("1", "2")]
+    assert len(families["latency_ms"].samples) == 6
