@@ -81,7 +81,6 @@ class EdgeProtocol(HttpToolsProtocol):
         self._unanswered = 0
         """Requests whose head was read and whose answer is not complete."""
         self._refused: Code | None = None
-        self._field_bytes = 0
         self._piece_bytes = 0
         """Bytes of a head that lies in several pieces; those of its first piece are not counted."""
         self._body_bytes = 0
@@ -135,7 +134,7 @@ class EdgeProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["extensions"] = self._extensions  # type: ignore[typeddict-item]  # an extension of our own
-        self._field_bytes = self._piece_bytes = self._body_bytes = 0
+        self._piece_bytes = self._body_bytes = 0
         self._begin(_Reading.HEAD)
 
     def on_url(self, url: bytes) -> None:
@@ -143,19 +142,16 @@ class EdgeProtocol(HttpToolsProtocol):
         if len(self.url) > self.limits.target_bytes_max:
             raise _Refused(Code.HEADERS_TOO_LARGE)
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._field_bytes += len(name) + len(value) + FIELD_SYNTAX_BYTES
-        limits = self.limits
-        if self._field_bytes > limits.header_bytes_max or len(self.headers) >= limits.header_count_max:
-            raise _Refused(Code.HEADERS_TOO_LARGE)
-        super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         if self.parser.get_http_version() != "1.1" or self.parser.should_upgrade():
             raise _Refused(Code.MALFORMED_REQUEST)
         if not self.url.startswith(b"/") or not self.url.isascii():
             raise _Refused(Code.MALFORMED_REQUEST)
-        if b"transfer-encoding" in [name for name, _ in self.headers]:
+        names = [name for name, _ in self.headers]
+        size = sum([len(name) + len(value) + FIELD_SYNTAX_BYTES for name, value in self.headers])
+        if len(names) > self.limits.header_count_max or size > self.limits.header_bytes_max:
+            raise _Refused(Code.HEADERS_TOO_LARGE)
+        if b"transfer-encoding" in names:
             raise _Refused(Code.LENGTH_REQUIRED)
         if len(self.pipeline) >= self.limits.pipelined_max:
             raise _Refused(Code.MALFORMED_REQUEST)

@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
 
 from edge.break_glass import ArmedDocument
 from edge.breaker import Breakers
@@ -49,25 +51,40 @@ class EdgeParts:
     watches: tuple[Watch, ...]
 
 
+class _Links(NamedTuple):
+    """The connections of one edge. What requests wait for has a Redis client of its own."""
+
+    jetstream: JetStream
+    system: JetStream
+    pool: Pool
+    admitting: Redis
+    background: Redis
+
+
+async def _linked(settings: Settings, stack: AsyncExitStack) -> _Links:
+    """Open every connection; `stack` closes them."""
+    jetstream = await connected(settings.streams.url, "edge")
+    stack.push_async_callback(jetstream.close)
+    system = await connected(settings.streams.system_url, "system")
+    stack.push_async_callback(system.close)
+    pool = await Pool.open(settings.postgres)
+    stack.push_async_callback(pool.close)
+    clients = [redis_client(settings.redis_url) for _ in range(2)]
+    for client in clients:
+        stack.push_async_callback(client.aclose)
+    return _Links(jetstream, system, pool, *clients)
+
+
 @asynccontextmanager
 async def assembled(settings: Settings, meter: PrometheusMeter, clock: Clock) -> AsyncIterator[EdgeParts]:
     """The parts, connected; on leaving, what was submitted is settled and every connection is closed."""
     async with AsyncExitStack() as stack:
-        jetstream = await connected(settings.streams.url, "edge")
-        stack.push_async_callback(jetstream.close)
-        system = await connected(settings.streams.system_url, "system")
-        stack.push_async_callback(system.close)
-        pool = await Pool.open(settings.postgres)
-        stack.push_async_callback(pool.close)
-        client = redis_client(settings.redis_url)
-        stack.push_async_callback(client.aclose)
-        background = redis_client(settings.redis_url)
-        stack.push_async_callback(background.aclose)
+        jetstream, system, pool, admitting, background = await _linked(settings, stack)
         durability = DurabilityWatch(jetstream, system, settings.streams, clock)
         isolation = IsolationWatch(pool)
         redis_watch = RedisWatch(background, settings.env)
         clocks = ClockWatch(clock, background, pool)
-        coordination = RedisCoordination(client, settings.edge, clock)
+        coordination = RedisCoordination(admitting, settings.edge, clock)
         stack.push_async_callback(coordination.close)
         publisher = IngestPublisher(jetstream, durability, settings.streams, meter)
         stack.push_async_callback(publisher.close)
@@ -76,20 +93,8 @@ async def assembled(settings: Settings, meter: PrometheusMeter, clock: Clock) ->
         throttle = AdaptiveThrottle(settings.rates, depths.skewed, meter)
         circuits = Breakers(background, settings.breaker, clock, meter)
         stack.push_async_callback(circuits.close)
-        break_glass = ArmedDocument(
-            settings.break_glass_file, settings.break_glass_public_key_file, settings.env, clock
-        )
-
-        def readiness() -> Readiness:
-            reasons = _stream(jetstream, durability)
-            degraded = [f"circuit {name}: {state}" for name, state in circuits.states().items()]
-            # Under the emergency override this edge serves without Redis, and says so.
-            (reasons if break_glass.armed() is None else degraded).extend(redis_watch.findings)
-            if not isolation.store_answers:
-                # Keys verified lately and young events still pass.
-                degraded.append("the database does not answer")
-            return Readiness((*isolation.findings, *clocks.findings, *reasons), tuple(degraded))
-
+        glass = ArmedDocument(settings.break_glass_file, settings.break_glass_public_key_file, settings.env, clock)
+        watch = _Watch(jetstream, durability, isolation, redis_watch, clocks, circuits, glass)
         ports = EdgePorts(
             publisher=publisher,
             stored_keys=EventKeys(pool),
@@ -98,14 +103,14 @@ async def assembled(settings: Settings, meter: PrometheusMeter, clock: Clock) ->
             depths=depths,
             throttle=throttle,
             circuits=circuits,
-            break_glass=break_glass,
+            break_glass=glass,
             signatures=AgentKeys(pool),
             decisions=Decisions(pool),
             credentials=ApiKeys(pool),
             lives=Lives(pool),
             clock_skewed=clocks.skewed,
             redis_proven=redis_watch.proven,
-            readiness=readiness,
+            readiness=watch.readiness,
             rates=settings.rates,
             queues=settings.queues,
             tls=settings.tls,
@@ -114,11 +119,32 @@ async def assembled(settings: Settings, meter: PrometheusMeter, clock: Clock) ->
             new_request_id=new_uuid7,
             new_span_id=new_span_id,
         )
-        watches = (durability.run, isolation.run, redis_watch.run, clocks.run, limits.run, depths.run, throttle.run)
-        yield EdgeParts(ports=ports, durability=durability, readiness=readiness, watches=watches)
+        runs = (durability.run, isolation.run, redis_watch.run, clocks.run, limits.run, depths.run, throttle.run)
+        yield EdgeParts(ports=ports, durability=durability, readiness=watch.readiness, watches=runs)
 
 
-def _stream(jetstream: JetStream, durability: DurabilityWatch) -> list[str]:
-    if not jetstream.connected:
-        return ["no connection to the broker"]
-    return [] if durability.proven() else durability.findings or ["durability is not proven"]
+class _Watch(NamedTuple):
+    """Everything that has a say in whether this edge should get traffic."""
+
+    jetstream: JetStream
+    durability: DurabilityWatch
+    isolation: IsolationWatch
+    redis: RedisWatch
+    clocks: ClockWatch
+    circuits: Breakers
+    break_glass: ArmedDocument
+
+    def readiness(self) -> Readiness:
+        reasons = [*self.isolation.findings, *self.clocks.findings, *self._stream()]
+        degraded = [f"circuit {name}: {state}" for name, state in self.circuits.states().items()]
+        # Under the emergency override this edge serves without Redis, and says so.
+        (reasons if self.break_glass.armed() is None else degraded).extend(self.redis.findings)
+        if not self.isolation.store_answers:
+            # Keys verified lately and young events still pass.
+            degraded.append("the database does not answer")
+        return Readiness(tuple(reasons), tuple(degraded))
+
+    def _stream(self) -> list[str]:
+        if not self.jetstream.connected:
+            return ["no connection to the broker"]
+        return [] if self.durability.proven() else self.durability.findings or ["durability is not proven"]

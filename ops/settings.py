@@ -13,6 +13,7 @@ from typing import Any
 from edge.settings import BreakerSettings, EdgeSettings, QueueSettings, RateSettings, TlsSettings
 from ops.settings_table import TABLE
 from ops.settings_types import SecretText, Service, Variable, shown
+from ops.tls import plain_http_fault
 from schemas.canonical import canonical_any, sha256_hex
 from schemas.registry import PUBLISHED, readable
 from sinks.settings import EvidenceSettings, PostgresSettings
@@ -108,6 +109,9 @@ def load(environ: Mapping[str, str], need: Service | None = None) -> Settings:
     found = [fault for part in _judged(settings) for fault in part.faults()] + _unread(settings)
     if settings.env == "prod":
         found += _unproven(settings, need)
+    plain_http = plain_http_fault(settings.http_host, settings.tls) if need in {Service.EDGE, Service.UP} else None
+    if plain_http:
+        found.append(plain_http)
     faults += found
     if faults:
         raise SettingsError(faults)

@@ -15,11 +15,14 @@ Script = Callable[[int, list[bytes]], "Reply | None"]
 class Reply:
     """A whole response. `status` 0 ends the connection without one, after the lines were taken or not."""
 
-    def __init__(self, status: int, document: object = None, *, take: bool = False, retry_after: str = "") -> None:
+    def __init__(
+        self, status: int, document: object = None, *, take: bool = False, retry_after: str = "", budget: str = ""
+    ) -> None:
         self.status = status
         self.document = document
         self.take = take
         self.retry_after = retry_after
+        self.budget = budget
 
 
 class StandIn:
@@ -28,6 +31,8 @@ class StandIn:
     def __init__(self, script: Script) -> None:
         self.events: dict[str, bytes] = {}
         self.requests: list[list[bytes]] = []
+        self.heads: list[dict[str, str]] = []
+        """The header fields of each request, by lower-case name."""
         self.refuse: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda _event: None
         self._script = script
         self._lock = threading.Lock()
@@ -61,6 +66,7 @@ def _handler(stand_in: StandIn) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
+            stand_in.heads.append({name.lower(): value for name, value in self.headers.items()})
             if self.headers["Authorization"] != f"Bearer {API_KEY}" or self.path != "/ingest/batch":
                 reply = Reply(401, {"error_code": "AUTHENTICATION_REQUIRED"})
             else:
@@ -74,6 +80,8 @@ def _handler(stand_in: StandIn) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(data)))
             if reply.retry_after:
                 self.send_header("Retry-After", reply.retry_after)
+            if reply.budget:
+                self.send_header("X-Retry-Budget-Remaining", reply.budget)
             self.end_headers()
             self.wfile.write(data)
 

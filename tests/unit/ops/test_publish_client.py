@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from ops.commands.edge_client import EdgeClient, EdgeRefusedError
+from ops.commands.agent_key import new_agent_key
+from ops.commands.edge_client import EdgeClient, EdgeRefusedError, Identity
 from ops.commands.publish_client import LineResult, Outcome, Patience, Publisher
 from tests.unit.ops.stand_in import API_KEY, Reply, StandIn, stand_in
 
@@ -167,3 +168,60 @@ def test_a_refused_credential_is_never_shown() -> None:
     with stand_in() as edge, pytest.raises(EdgeRefusedError) as raised:
         publish(edge, lines_of(1), Hours(), api_key="canary")
     assert "canary" not in raised.value.message
+
+
+def test_what_a_run_cost_is_accounted_for() -> None:
+    replies = {
+        0: Reply(503, {"error_code": "STREAM_UNAVAILABLE", "retry_after_ms": 200}, budget="4"),
+        1: Reply(429, {"error_code": "RATE_LIMITED"}, retry_after="1", budget="3"),
+    }
+    with stand_in(lambda number, _lines: replies.get(number)) as edge:
+        client, hours = EdgeClient(edge.url, API_KEY), Hours()
+        publisher = Publisher(client, hours.patience(300))
+        publisher.publish(lines_of(3))
+        client.close()
+    assert publisher.account.document() == {
+        "requests": 3,
+        "lines_sent_again": 6,
+        "waited_seconds": 1.2,
+        "retry_budget_remaining_min": 3,
+    }
+
+
+def test_with_the_retry_budget_spent_waits_grow_whatever_the_edge_asks_for() -> None:
+    reply = Reply(503, {"error_code": "STREAM_UNAVAILABLE", "retry_after_ms": 150}, budget="0")
+    with stand_in(lambda number, _lines: reply if number < 5 else None) as edge:
+        hours = Hours()
+        publish(edge, lines_of(1), hours)
+    assert hours.waits == [0.15, 0.2, 0.4, 0.8, 1.6]
+
+
+def test_the_spread_of_a_wait_is_bounded() -> None:
+    hours = Hours()
+    patience = Patience(None, lambda: hours.now, hours.sleep, lambda: 1.0)
+    assert patience.wait(1_000) == 1.25
+    assert hours.waits == [1.25]
+
+
+def test_every_try_is_signed_anew_and_keeps_its_request_id() -> None:
+    key = new_agent_key("acme", "agent-7")
+    closed = Reply(401, {"error_code": "REPLAY_WINDOW_CLOSED", "retry_after_ms": 6_000})
+    with stand_in(lambda number, _lines: closed if number == 0 else None) as edge:
+        client, hours = EdgeClient(edge.url, API_KEY, Identity(agent_key=key)), Hours()
+        results = Publisher(client, hours.patience(300)).publish(lines_of(2))
+        client.close()
+    assert outcomes(results) == [Outcome.ACCEPTED] * 2
+    assert hours.waits == [6.0]
+    first, second = edge.heads
+    assert first["x-request-id"] == second["x-request-id"]
+    assert first["signature-input"] != second["signature-input"]
+    assert first["x-tenant-id"] == "acme"
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"), [("SIGNATURE_INVALID", "FG_AGENT_KEY_FILE"), ("REPLAY_WINDOW_CLOSED", "FG_API_KEY")]
+)
+def test_without_a_key_a_refused_signature_ends_everything_and_says_what_to_do(code: str, advice: str) -> None:
+    reply = Reply(401, {"error_code": code})
+    with stand_in(lambda _number, _lines: reply) as edge, pytest.raises(EdgeRefusedError, match=advice):
+        publish(edge, lines_of(1), Hours())
