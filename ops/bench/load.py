@@ -10,6 +10,8 @@ stall is seen by every request it delayed.
 
 import asyncio
 import json
+import os
+import ssl
 import sys
 import time
 from array import array
@@ -21,54 +23,12 @@ import httptools
 import msgspec
 import uvloop
 
-from ops.bench.requests import Sender, request_makers
+from ops.bench.job import LINE_MISSING, LOST, NEVER_SENT, NO_ANSWER, ClientTls, Job, Result
+from ops.bench.requests import request_makers
 from ops.clock import SystemClock
 
 ANSWER_WAIT_S = 30
 PACE_TICK_S = 0.001
-
-
-class Job(msgspec.Struct, frozen=True):
-    """What to send, for `seconds` or until `events_max` events are sent (0: no bound).
-
-    `rate` is in requests per second, 0 for a closed loop. `lines` is the events of a batch, 0 for single events.
-    """
-
-    url: str
-    senders: list[Sender]
-    run: str
-    connections: int
-    seconds: float
-    rate: int = 0
-    lines: int = 0
-    events_max: int = 0
-
-
-class Result(msgspec.Struct, frozen=True):
-    """What came back. `outcomes` counts events by answer, so anything but `202` is a refusal or worse."""
-
-    seconds: float
-    requests: int
-    accepted: int
-    per_second: float
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    max_ms: float
-    outcomes: dict[str, int]
-    generator_us_per_request: float
-
-
-NO_ANSWER = "no answer"
-LOST = "connection lost"
-NEVER_SENT = "never sent"
-LINE_MISSING = "line without a result"
-_UNKNOWN = (NO_ANSWER, LOST, LINE_MISSING, "503 OUTCOME_UNKNOWN")
-
-
-def unknown_events(result: Result) -> int:
-    """Events that may or may not have been stored: nobody got a word about them."""
-    return sum(result.outcomes.get(name, 0) for name in _UNKNOWN)
 
 
 class _Line(msgspec.Struct):
@@ -122,6 +82,12 @@ class Connection(asyncio.Protocol):
         self._generator.lost(self)
 
 
+def client_context(tls: ClientTls) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=tls.ca_file)
+    context.load_cert_chain(tls.cert_file, tls.key_file)
+    return context
+
+
 class Generator:
     """Runs one job."""
 
@@ -143,9 +109,10 @@ class Generator:
     async def run(self) -> Result:
         address = urlsplit(self._job.url)
         host, port = address.hostname or "", address.port or 80
+        context = None if self._job.tls is None else client_context(self._job.tls)
         loop = asyncio.get_running_loop()
         connections = [
-            (await loop.create_connection(lambda: Connection(self), host, port))[1]
+            (await loop.create_connection(lambda: Connection(self), host, port, ssl=context))[1]
             for _ in range(self._job.connections)
         ]
         cpu_began = time.process_time()
@@ -273,6 +240,8 @@ def percentile(ascending: list[float], percent: int) -> float:
 
 def main() -> None:
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    if job.core is not None:
+        os.sched_setaffinity(0, {job.core})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         result = runner.run(Generator(job).run())
     json.dump(msgspec.to_builtins(result), sys.stdout)

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -97,21 +98,13 @@ def tail(  # noqa: PLR0913  (one parameter an option is how click hands them ove
     stopping.install()
     patience = Patience(give_up_seconds, sleep=stopping.sleep)
     publisher = Publisher(client, patience)
-
-    def turn(nothing_to_do: bool) -> None:
-        progress.show()
-        if nothing_to_do:
-            stopping.sleep(_POLL_SECONDS)
-        stopping.check()
-
     try:
         with locked(positions) as held:
             tenant_id = tenant or target.tenant_id or identity.tenant_id or _tenant_of_key(client, patience)
             name = source or path.name[:128]
-            origin = Origin(
-                tenant_id, agent_id or identity.agent_id or _host_name(), name, path, settings.schema_writer
-            )
-            Follower(origin, held, publisher, tally, SystemClock()).run(once=once, turn=turn)
+            agent_id = agent_id or identity.agent_id or _host_name()
+            origin = Origin(tenant_id, agent_id, name, path, settings.schema_writer)
+            Follower(origin, held, publisher, tally, SystemClock()).run(once=once, turn=_turn(stopping, progress))
     except KeyboardInterrupt:
         problem = "interrupted; the next run goes on from here" if once else ""
     except GaveUpError:
@@ -123,9 +116,20 @@ def tail(  # noqa: PLR0913  (one parameter an option is how click hands them ove
     finally:
         client.close()
         progress.end()
-    finish(
-        tally, publisher.account, {"path": str(path), "position_file": str(positions)}, problem=problem, as_json=as_json
-    )
+    places = {"path": str(path), "position_file": str(positions)}
+    finish(tally, publisher.account, places, problem=problem, as_json=as_json)
+
+
+def _turn(stopping: Stopping, progress: Progress) -> Callable[[bool], None]:
+    """What is done between two requests, and, told that there is nothing to do, instead of one."""
+
+    def turn(nothing_to_do: bool) -> None:
+        progress.show()
+        if nothing_to_do:
+            stopping.sleep(_POLL_SECONDS)
+        stopping.check()
+
+    return turn
 
 
 def _tenant_of_key(client: EdgeClient, patience: Patience) -> str:

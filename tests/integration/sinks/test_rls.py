@@ -38,6 +38,7 @@ _REST = """
 INSERT INTO attempts VALUES ($1, 'e1', 'decision', 1, now(), now());
 INSERT INTO evidence_bundles VALUES ($1, 'b1', '{}');
 INSERT INTO operator_actions VALUES ($1, 'a1', 'someone', 'nothing', '{}');
+INSERT INTO tenants (tenant_id, plan_tier) VALUES ($1, 'free');
 INSERT INTO tenant_runtime_limits VALUES ($1, 'free', 1, 1, now(), 'someone');
 """
 

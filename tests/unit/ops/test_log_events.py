@@ -36,6 +36,16 @@ def event(text: bytes, *, cut: bool = False, terminated: bool = True) -> dict[st
     return parsed
 
 
+def test_the_version_written_is_the_one_the_settings_name() -> None:
+    origin = ORIGIN._replace(schema_version="1.4")
+    assert (
+        json.loads(log_event(Line(0, 2, b"x", cut=False, terminated=True), GENERATION, origin, StillClock()))[
+            "schema_version"
+        ]
+        == "1.4"
+    )
+
+
 def test_a_plain_line_is_carried_as_it_is() -> None:
     sent = event("grüße \t\x1b[0m".encode())
     assert sent["event_id"] == f"log-{GENERATION}-7"

@@ -110,6 +110,23 @@ def test_a_service_says_what_it_cannot_do_without(need: Service, required: set[s
     load({name: WITH_SECRETS[name] for name in required}, need)
 
 
+@pytest.mark.parametrize(
+    ("environ", "fault"),
+    [
+        ({"FG_DP_SCHEMA_READERS": "1.0,9.0"}, "FG_DP_SCHEMA_READERS names 9.0: published are 1.0"),
+        ({"FG_DP_SCHEMA_READERS": "1.0,1.0"}, "FG_DP_SCHEMA_READERS must be"),
+        ({"FG_DP_SCHEMA_READERS": "1"}, "FG_DP_SCHEMA_READERS must be"),
+        ({"FG_DP_SCHEMA_WRITER": "9.0"}, "FG_DP_SCHEMA_WRITER is 9.0, which none of FG_DP_SCHEMA_READERS reads"),
+        ({"FG_DP_SCHEMA_WRITER": "1.9"}, "FG_DP_SCHEMA_WRITER is 1.9, which none of FG_DP_SCHEMA_READERS reads"),
+        ({"FG_DP_SCHEMA_WRITER": "1.0,1.1"}, "FG_DP_SCHEMA_WRITER must be a version"),
+    ],
+)
+def test_only_published_versions_are_read_and_only_read_ones_written(environ: dict[str, str], fault: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        load(environ)
+    assert [fault in each for each in raised.value.faults] == [True]
+
+
 @pytest.mark.parametrize("depths", [("8000", "8000", "12000"), ("5000", "12000", "12000"), ("9000", "8000", "12000")])
 def test_queue_thresholds_must_ascend(depths: tuple[str, str, str]) -> None:
     names = ("WARN", "SHED", "HARDSTOP")
