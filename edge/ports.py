@@ -38,6 +38,13 @@ class Publisher(Protocol):
     def remembers_since_ms(self) -> UnixMs:
         """Every id published after this moment is still known to the broker (DESIGN decision 3, Postgres away)."""
 
+    def forgotten_before_ms(self) -> UnixMs:
+        """An id published before this moment may be known to nobody yet; 0 while there is none such.
+
+        That is so while settling lags behind by more than the broker's window: then the message is in
+        the stream, and neither the broker's memory nor Postgres knows of it.
+        """
+
 
 class StoredKeys(Protocol):
     """The truth about accepted events: `event_keys` in Postgres."""
@@ -163,7 +170,7 @@ class Circuits(Protocol):
         """What became of a call that was let in. Refusals of the caller's own making are no failures."""
 
 
-class CircuitOpen(NoAnswer):  # noqa: N818  (an answer before it is an error)
+class CircuitOpen(NoAnswer):
     """The component failed too often and is being spared."""
 
     def __init__(self, retry_after_ms: int) -> None:

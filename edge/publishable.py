@@ -44,13 +44,18 @@ class Publishable:
         """Why this event may not be published, None when it may.
 
         With Postgres away only the broker can tell a duplicate, and it forgets: so the event must be younger
-        than what the broker is certain to remember (DESIGN decision 3).
+        than what the broker is certain to remember (DESIGN decision 3). With Postgres there, the same holds
+        while what is settled lags behind what the broker forgets.
         """
-        if store_failure is not None:
-            remembered_ms = self._ports.publisher.remembers_since_ms()
-            if event.created_ms <= remembered_ms + BROKER_MEMORY_MARGIN_MS:
-                return store_failure
-        return finding(Code.CREATED_AT_INVALID, "created_at") if event.aged else None
+        publisher = self._ports.publisher
+        if store_failure is not None and event.created_ms <= publisher.remembers_since_ms() + BROKER_MEMORY_MARGIN_MS:
+            return store_failure
+        if event.aged:
+            return finding(Code.CREATED_AT_INVALID, "created_at")
+        forgotten_ms = publisher.forgotten_before_ms()
+        if forgotten_ms and event.created_ms <= forgotten_ms + BROKER_MEMORY_MARGIN_MS:
+            return finding(Code.EVENT_IN_FLIGHT)
+        return None
 
 
 def _until_next_month_ms(now_ms: UnixMs) -> int:

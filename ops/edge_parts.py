@@ -94,7 +94,7 @@ async def assembled(settings: Settings, meter: PrometheusMeter, clock: Clock) ->
         circuits = Breakers(background, settings.breaker, clock, meter)
         stack.push_async_callback(circuits.close)
         glass = ArmedDocument(settings.break_glass_file, settings.break_glass_public_key_file, settings.env, clock)
-        watch = _Watch(jetstream, durability, isolation, redis_watch, clocks, circuits, glass)
+        watch = _Watch(jetstream, durability, isolation, redis_watch, clocks, depths, circuits, glass)
         ports = EdgePorts(
             publisher=publisher,
             stored_keys=EventKeys(pool),
@@ -131,11 +131,12 @@ class _Watch(NamedTuple):
     isolation: IsolationWatch
     redis: RedisWatch
     clocks: ClockWatch
+    depths: DepthView
     circuits: Breakers
     break_glass: ArmedDocument
 
     def readiness(self) -> Readiness:
-        reasons = [*self.isolation.findings, *self.clocks.findings, *self._stream()]
+        reasons = [*self.isolation.findings, *self.clocks.findings, *self._stream(), *self.depths.findings]
         degraded = [f"circuit {name}: {state}" for name, state in self.circuits.states().items()]
         # Under the emergency override this edge serves without Redis, and says so.
         (reasons if self.break_glass.armed() is None else degraded).extend(self.redis.findings)

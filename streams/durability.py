@@ -12,6 +12,7 @@ from datetime import datetime
 import msgspec
 
 from schemas.answers import NoAnswer
+from schemas.subjects import ingest_stream
 from schemas.units import Clock, UnixMs
 from streams.jetstream import ApiError, JetStream
 from streams.settings import StreamSettings
@@ -22,6 +23,8 @@ log = logging.getLogger("streams")
 WATCH_INTERVAL_MS = 55_000
 RETRY_INTERVAL_MS = 1_000
 ANSWER_TIMEOUT_MS = 2_000
+UNSETTLED_MARGIN_MS = 15_000
+"""Between the broker's clock and ours, and for what is on its way."""
 NEVER = UnixMs(2**53)
 """No event is younger than this: nothing is known of what the broker remembers."""
 
@@ -47,6 +50,15 @@ class _ServerAnswer(msgspec.Struct):
     data: _ServerData
 
 
+class _StreamState(msgspec.Struct):
+    messages: int
+    first_ts: str
+
+
+class _StreamInfo(msgspec.Struct):
+    state: _StreamState
+
+
 class DurabilityWatch:
     """Keeps the proof fresh. `findings` says in words why there is none."""
 
@@ -57,6 +69,7 @@ class DurabilityWatch:
         self._clock = clock
         self._proven_at_ms: UnixMs | None = None
         self._broker_start_ms = NEVER
+        self._unsettled_since_ms = UnixMs(0)
         self.findings: list[str] = ["the streams were not checked yet"]
         self._recheck = asyncio.Event()
         jetstream.on_reconnect(self._on_reconnect)
@@ -74,10 +87,21 @@ class DurabilityWatch:
         window = self._clock.now_ms() - self._settings.duplicate_window_ms
         return UnixMs(max(window, self._broker_start_ms))
 
+    def forgotten_before_ms(self) -> UnixMs:
+        """A message from before this moment may be unsettled and forgotten by the broker; 0 while none can be.
+
+        The broker knows an id for its window only. Where settling lags behind by as much, neither it nor
+        Postgres knows the ids of the oldest unsettled messages.
+        """
+        window_start_ms = self._clock.now_ms() - self._settings.duplicate_window_ms
+        lags = self._unsettled_since_ms <= window_start_ms + UNSETTLED_MARGIN_MS
+        return UnixMs(window_start_ms) if lags else UnixMs(0)
+
     async def check(self) -> list[str]:
         """Ask every server and compare every stream; returns the findings and remembers them. Never raises NoAnswer."""
         try:
             found = await self._server_findings() + await stream_drift(self._jetstream, self._settings)
+            self._unsettled_since_ms = await self._oldest_ms()
         except NoAnswer as failure:
             found = [f"no answer from the broker ({failure.code.value})"]
         except msgspec.MsgspecError:
@@ -117,6 +141,15 @@ class DurabilityWatch:
                 max(int(datetime.fromisoformat(start).timestamp() * 1000) for start in starts)
             )
         return found
+
+    async def _oldest_ms(self) -> UnixMs:
+        """No message that is in an ingest stream now, or comes later, is from before this moment."""
+        oldest_ms = self._clock.now_ms()
+        for shard in range(self._settings.shards):
+            info = await self._jetstream.api(f"STREAM.INFO.{ingest_stream(shard)}", None, _StreamInfo)
+            if info.state.messages:
+                oldest_ms = min(oldest_ms, int(datetime.fromisoformat(info.state.first_ts).timestamp() * 1000))
+        return UnixMs(oldest_ms)
 
     def _on_reconnect(self) -> None:
         self._broker_start_ms = NEVER  # perhaps a restarted broker: unknown until it says so

@@ -47,6 +47,10 @@ class IngestPublisher:
         """Ids published after this moment are still known to the broker."""
         return self._watch.remembers_since_ms()
 
+    def forgotten_before_ms(self) -> UnixMs:
+        """An id from before this moment may be unsettled and forgotten by the broker; 0 while none can be."""
+        return self._watch.forgotten_before_ms()
+
     async def close(self) -> None:
         """Return when the outcome of everything submitted is known."""
         await asyncio.gather(*(committer.close() for committer in self._committers))

@@ -76,9 +76,7 @@ class _Authority:
         )
         key_file = self._directory / f"{name}.key"
         plain = serialization.NoEncryption()
-        write_private(
-            key_file, key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
-        )
+        write_private(key_file, key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
         return _Files(self._written(f"{name}.pem", certificate), str(key_file))
 
     def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:

@@ -8,6 +8,7 @@ written once all connections stand, and again when the time is over; a reader me
 """
 
 import asyncio
+import resource
 import sys
 from typing import cast
 from urllib.parse import urlsplit
@@ -133,6 +134,8 @@ async def _hold(job: Job) -> None:
 
 
 def main() -> None:
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_hold(job))

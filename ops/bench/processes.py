@@ -1,20 +1,27 @@
-"""Running the load generator, and reading what processes cost from /proc."""
+"""Running the bench's own programs, and reading what processes cost from /proc."""
 
 import asyncio
 import os
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from ops.bench.load import Job, Result
+from ops.bench import connections
+from ops.bench.job import Job, Result
+
+Answer = TypeVar("Answer")
 
 APP_ROOT = Path(__file__).resolve().parents[2]
 """The folder that holds the package `ops`, in a checkout and in the wheel."""
 
 _TICK_US = 1_000_000 // os.sysconf("SC_CLK_TCK")
 _PROC = Path("/proc")
+HOLD_WAIT_S = 300.0
+SPARED_CORES_MIN = 4
 
 
 class BenchError(Exception):
@@ -22,25 +29,86 @@ class BenchError(Exception):
 
 
 async def run_job(job: Job) -> Result:
-    """Run one job in a process of its own. Raises BenchError with the generator's own words when it fails."""
+    """Run one job of the load generator. Raises BenchError."""
+    return await answered("ops.bench.load", job, Result)
+
+
+async def answered(module: str, job: msgspec.Struct, kind: type[Answer]) -> Answer:
+    """What the module answers in a process of its own. Raises BenchError with its own words when it fails."""
+    async with _spawned(module) as process:
+        output, errors = await process.communicate(msgspec.json.encode(job))
+    if process.returncode != 0:
+        raise BenchError(f"{module} failed:\n{errors.decode(errors='replace')[-2000:]}")
+    return msgspec.json.decode(output, type=kind)
+
+
+class Holding:
+    """Connections that another process holds. `stood` were open when they first all were."""
+
+    def __init__(self, process: asyncio.subprocess.Process, stood: connections.Held) -> None:
+        self._process = process
+        self.stood = stood
+
+    async def end(self) -> connections.Held:
+        """Wait until their time is over; how they stood then. Raises BenchError."""
+        return await _report(self._process)
+
+
+@asynccontextmanager
+async def holding(job: connections.Job) -> AsyncIterator[Holding]:
+    """Enter the block once all connections stand; on leaving they are gone. Raises BenchError."""
+    async with _spawned("ops.bench.connections") as process:
+        assert process.stdin is not None
+        process.stdin.write(msgspec.json.encode(job))
+        process.stdin.close()
+        yield Holding(process, await _report(process))
+
+
+async def _report(process: asyncio.subprocess.Process) -> connections.Held:
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(HOLD_WAIT_S):
+            line = await process.stdout.readline()
+    except TimeoutError as cause:
+        raise BenchError("the connections could not all be opened") from cause
+    if not line:
+        assert process.stderr is not None
+        errors = await process.stderr.read()
+        raise BenchError(f"the connections could not be held:\n{errors.decode(errors='replace')[-2000:]}")
+    return msgspec.json.decode(line, type=connections.Held)
+
+
+@asynccontextmanager
+async def _spawned(module: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The module as a program, its three streams being pipes; it has ended when the block is left."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "ops.bench.load",
+        module,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         cwd=APP_ROOT,
     )
     try:
-        output, errors = await process.communicate(msgspec.json.encode(job))
+        yield process
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    if process.returncode != 0:
-        raise BenchError(f"the load generator failed:\n{errors.decode(errors='replace')[-2000:]}")
-    return msgspec.json.decode(output, type=Result)
+
+
+def spared_core() -> int | None:
+    """The core kept free for the load generator, and from now on barred to this process and those it starts.
+
+    None where there are too few cores: then all share all of them.
+    """
+    cores = os.sched_getaffinity(0)
+    if len(cores) < SPARED_CORES_MIN:
+        return None
+    spared = max(cores)
+    os.sched_setaffinity(0, cores - {spared})
+    return spared
 
 
 class Cpu(NamedTuple):

@@ -1,10 +1,8 @@
-"""What one run of the bench found, as JSON and as a table."""
+"""What one run of the bench found."""
 
 import msgspec
 
-from ops.bench.load import Result
-
-NOT_MEASURED = "not measured"
+from ops.bench.job import Result
 
 
 class Edge(msgspec.Struct, frozen=True):
@@ -34,7 +32,7 @@ class Drain(msgspec.Struct, frozen=True):
 
 
 class Accounts(msgspec.Struct, frozen=True):
-    """The ledger of the whole run. `unknown` events got no clear answer and may have been stored or not."""
+    """The ledger of one stack. `unknown` events got no clear answer and may have been stored or not."""
 
     accepted: int
     unknown: int
@@ -46,14 +44,54 @@ class Accounts(msgspec.Struct, frozen=True):
 
 
 class FrostGate(msgspec.Struct, frozen=True):
+    """The loads on one edge. The `apart` ones were measured with the worker stopped, the others while it drained."""
+
     start_s: float
     single: Edge
+    single_apart: Edge
     steady: Edge
     batch: Edge
+    batch_apart: Edge
     drain: Drain
     edge_mib: float
     worker_mib: float
-    accounts: Accounts
+
+
+class Checks(msgspec.Struct, frozen=True):
+    """What single checks cost the edge, microseconds of its CPU per event.
+
+    Contract, limits and signature by themselves; mTLS as the difference of two edges under one load of one
+    tenant, `plain` and `mutual_tls`, less the handshakes.
+    """
+
+    contract_us: float
+    limits_us: float
+    signature_us: float
+    mtls_us: float
+    handshake_us: float
+    plain: Edge
+    mutual_tls: Edge
+
+
+class Connections(msgspec.Struct, frozen=True):
+    """What open connections cost the edge. `reopened`: slow ones that the edge gave up and that came again."""
+
+    idle: int
+    edge_mib: float
+    edge_idle_mib: float
+    slow: int
+    reopened: int
+    without_slow: Edge
+    with_slow: Edge
+
+
+class Workers(msgspec.Struct, frozen=True):
+    """Single events with the worker stopped, on one edge process and on two."""
+
+    one: Edge
+    two: Edge
+    generator_apart: bool
+    """Whether the load generator had a core to itself."""
 
 
 class Reference(msgspec.Struct, frozen=True):
@@ -64,27 +102,41 @@ class Reference(msgspec.Struct, frozen=True):
     not_measured: str = ""
 
 
-class Ratios(msgspec.Struct, frozen=True):
-    """FrostGate's rates over the references' of the same run; None where a reference was not measured."""
+class Figure(msgspec.Struct, frozen=True):
+    """One figure of the run, None where it was not measured, and the bound it is held to, if it is held to any."""
 
-    single_to_framework: float | None
-    single_to_bare: float | None
-    batch_to_bare: float | None
+    name: str
+    value: float | None
+    at_least: float | None = None
+    at_most: float | None = None
+    met: bool | None = None
+    """None where nothing was measured or nothing is promised."""
+    note: str = ""
 
 
-class Report(msgspec.Struct, frozen=True):
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """Parts that were not asked for are None."""
+
     version: str
     python: str
     cores: int
     load_average: float
     seconds_per_load: float
-    frostgate: FrostGate
+    frostgate: FrostGate | None
+    checks: Checks | None
+    connections: Connections | None
+    workers: Workers | None
     bare: Reference
     framework: Reference
-    ratios: Ratios
+    accounts: dict[str, Accounts]
+    """By stack; there is one for each way an edge was set up."""
+    figures: list[Figure]
+
+    def balanced(self) -> bool:
+        return all(accounts.balanced() for accounts in self.accounts.values())
 
 
-def edge_figures(result: Result, edge_cpu_us: int, nats_cpu_us: int) -> Edge:
+def edge_figures(result: Result, edge_cpu_us: float, nats_cpu_us: float) -> Edge:
     return Edge(
         events_per_s=result.per_second,
         p50_ms=result.p50_ms,
@@ -96,79 +148,3 @@ def edge_figures(result: Result, edge_cpu_us: int, nats_cpu_us: int) -> Edge:
         generator_us_per_request=result.generator_us_per_request,
         outcomes=result.outcomes,
     )
-
-
-def ratios(frostgate: FrostGate, bare: Reference, framework: Reference) -> Ratios:
-    return Ratios(
-        single_to_framework=_ratio(frostgate.single, framework.single),
-        single_to_bare=_ratio(frostgate.single, bare.single),
-        batch_to_bare=_ratio(frostgate.batch, bare.batch),
-    )
-
-
-def table(report: Report) -> str:
-    """The report for a person. Anything that was not accepted is listed, whatever it was."""
-    ours = report.frostgate
-    rows = [
-        ("FrostGate, single events", ours.single),
-        ("FrostGate, 1,000/s steady", ours.steady),
-        ("FrostGate, batches of 100", ours.batch),
-        ("bare limit, single events", report.bare.single),
-        ("bare limit, batches of 100", report.bare.batch),
-        ("FastAPI + FastStream, single", report.framework.single),
-    ]
-    lines = [
-        f"{'':30}{'events/s':>10}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'edge us':>9}{'nats us':>9}{'client us':>11}"
-    ]
-    lines += [_edge_line(name, edge) for name, edge in rows]
-    lines += ["", *_own_lines(ours), "", *_ratio_lines(report.ratios)]
-    lines += [line for name, edge in rows if edge is not None for line in _other_answers(name, edge)]
-    lines += [f"{NOT_MEASURED}: {ref.not_measured}" for ref in (report.bare, report.framework) if ref.not_measured]
-    return "\n".join(lines)
-
-
-def _edge_line(name: str, edge: Edge | None) -> str:
-    if edge is None:
-        return f"{name:30}{NOT_MEASURED:>14}"
-    return (
-        f"{name:30}{edge.events_per_s:>10,.0f}{edge.p50_ms:>9.1f}{edge.p95_ms:>9.1f}{edge.p99_ms:>9.1f}"
-        f"{edge.edge_cpu_us:>9.0f}{edge.nats_cpu_us:>9.0f}{edge.generator_us_per_request:>11.0f}"
-    )
-
-
-def _own_lines(ours: FrostGate) -> list[str]:
-    drain, accounts = ours.drain, ours.accounts
-    return [
-        f"drain of {drain.events:,} events of {drain.tenants} tenants: {drain.events_per_s:,.0f} events/s",
-        (
-            f"CPU per event while draining: worker {drain.worker_cpu_us:.0f} us, nats {drain.nats_cpu_us:.0f} us, "
-            f"postgres {drain.postgres_cpu_us:.0f} us"
-        ),
-        f"memory at the end: edge {ours.edge_mib:.0f} MiB, worker {ours.worker_mib:.0f} MiB",
-        f"ready after {ours.start_s:.1f} s",
-        (
-            f"accounts: {accounts.accepted:,} accepted, {accounts.unknown:,} unknown; "
-            f"{accounts.decided:,} decided, {accounts.dead:,} dead: "
-            f"{'balanced' if accounts.balanced() else 'NOT BALANCED'}"
-        ),
-    ]
-
-
-def _ratio_lines(found: Ratios) -> list[str]:
-    return [
-        f"single events over FastAPI + FastStream: {_times(found.single_to_framework)}",
-        f"single events over the bare limit:       {_times(found.single_to_bare)}",
-        f"batches over the bare limit:             {_times(found.batch_to_bare)}",
-    ]
-
-
-def _other_answers(name: str, edge: Edge) -> list[str]:
-    return [f"{name}: {count:,} events answered {code}" for code, count in edge.outcomes.items() if code != "202"]
-
-
-def _ratio(ours: Edge, theirs: Edge | None) -> float | None:
-    return ours.events_per_s / theirs.events_per_s if theirs is not None and theirs.events_per_s else None
-
-
-def _times(ratio: float | None) -> str:
-    return NOT_MEASURED if ratio is None else f"{ratio:.2f}"

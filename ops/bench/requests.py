@@ -9,6 +9,7 @@ import msgspec
 
 from schemas.units import Clock, format_rfc3339
 
+AGENT_ID = "bench-agent"
 ID_DIGITS = 12
 _EVENT_SLOT = b"#" * ID_DIGITS
 _TRACE_SLOT = b"$" * ID_DIGITS
@@ -60,7 +61,7 @@ def _event_template(tenant_id: str, run: str, clock: Clock) -> bytes:
             tenant_id=tenant_id,
             event_id=f"{run}-{_EVENT_SLOT.decode()}",
             trace_id=f"01890a5d-ac96-7b10-8a2c-{_TRACE_SLOT.decode()}",
-            agent_id="bench-agent",
+            agent_id=AGENT_ID,
             schema_version="1.0",
             created_at=format_rfc3339(clock.now_ms()),
             source="bench",

@@ -6,7 +6,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +34,7 @@ LIMITS = {"rps": 1_000_000, "burst": 1_000_000, "events_per_month_max": NO_QUOTA
 _RUN = "from frostgate import main; main()"
 
 _CHAINED = "SELECT coalesce(sum(seq), 0)::bigint FROM chain_heads"
+_WAITING = "SELECT count(*) FROM evidence_outbox"
 _DECIDED = "SELECT count(*) FROM decisions"
 _DEAD = "SELECT count(*) FROM ingest_dlq"
 
@@ -64,7 +65,7 @@ class RunningStack:
 
     def cpu(self) -> Cpu:
         pids = self.stack.pids
-        return Cpu(cpu_us(pids.edge), cpu_us(pids.worker), cpu_us(pids.nats), cpu_tree_us(pids.postgres))
+        return Cpu(cpu_tree_us(pids.edge), cpu_us(pids.worker), cpu_us(pids.nats), cpu_tree_us(pids.postgres))
 
     def pause_worker(self) -> None:
         """Raises BenchError when it does not run."""
@@ -80,14 +81,14 @@ class RunningStack:
 
     async def until_chained(self, events: int) -> None:
         """Return when the chains hold that many entries. Raises BenchError when they stop growing before."""
-        seen = -1
-        stalled_at = time.monotonic() + STALLED_S
-        while (chained := await self.chained()) < events:
-            if chained > seen:
-                seen, stalled_at = chained, time.monotonic() + STALLED_S
-            elif time.monotonic() > stalled_at:
-                raise BenchError(f"the worker stopped at {chained:,} of {events:,} events")
-            await asyncio.sleep(POLL_S)
+        await _until(self.chained, events)
+
+    async def until_relayed(self) -> None:
+        """Return when the outbox is empty. Raises BenchError when it does not get any shorter."""
+        await _until(self._relayed, 0)
+
+    async def _relayed(self) -> int:
+        return -await self._ask(_WAITING)
 
     async def outcomes(self) -> Outcomes:
         return Outcomes(await self._ask(_DECIDED), await self._ask(_DEAD))
@@ -109,14 +110,31 @@ class RunningStack:
             return int(await connection.fetchval(question))
 
 
+async def _until(grown: Callable[[], Awaitable[int]], enough: int) -> None:
+    """Return when the number is large enough. Raises BenchError when it stops growing before."""
+    seen: int | None = None
+    stalled_at = time.monotonic() + STALLED_S
+    while (now := await grown()) < enough:
+        if seen is None or now > seen:
+            seen, stalled_at = now, time.monotonic() + STALLED_S
+        elif time.monotonic() > stalled_at:
+            raise BenchError(f"the worker stopped {enough - now:,} events before the end")
+        await asyncio.sleep(POLL_S)
+
+
 @asynccontextmanager
-async def running_stack(home: Path) -> AsyncIterator[RunningStack]:
-    """Start the stack; on leaving it has ended and nothing of it is left. Raises StartError."""
+async def running_stack(
+    home: Path, arguments: Sequence[str] = (), settings: Mapping[str, str] | None = None
+) -> AsyncIterator[RunningStack]:
+    """Start the stack; on leaving it has ended and nothing of it is left. Raises StartError.
+
+    Arguments of `frostgate up` and variables make it another than the default one.
+    """
     logs = home / "logs"
     logs.mkdir(mode=0o700, parents=True)
     data_dir = home / "data"
     began = time.perf_counter()
-    child = await spawn(_command(data_dir), logs)
+    child = await spawn(_command(data_dir, arguments, settings or {}), logs)
     try:
         stack = await _ready(child, data_dir)
         start_s = time.perf_counter() - began
@@ -133,15 +151,16 @@ async def running_stack(home: Path) -> AsyncIterator[RunningStack]:
             shutil.rmtree(directory.outside, ignore_errors=True)
 
 
-def _command(data_dir: Path) -> Command:
-    """`frostgate up` with the default settings, whatever the caller's own environment says."""
+def _command(data_dir: Path, arguments: Sequence[str], settings: Mapping[str, str]) -> Command:
+    """`frostgate up` with these settings and else the defaults, whatever the caller's own environment says."""
+    others = {name: value for name, value in environment().items() if not name.startswith("FG_")}
     return Command(
         name="up",
         arguments=(
             *(sys.executable, "-P", "-c", _RUN, "up", "--data-dir", str(data_dir)),
-            *("--http-port", "0", "--admin-port", "0"),
+            *("--http-port", "0", "--admin-port", "0", *arguments),
         ),
-        environment={name: value for name, value in environment().items() if not name.startswith("FG_")},
+        environment={**others, **settings},
     )
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import uvicorn
 
 from edge.app import EdgeApp
-from edge.ports import EdgePorts
 from edge.settings import EdgeSettings, QueueSettings, RateSettings
 from ops.clock import SystemClock
-from ops.edge_service import http_config
 from ops.edge_parts import EdgeParts, assembled
+from ops.edge_service import http_config
 from ops.settings import Settings, load
 from ops.telemetry import PrometheusMeter
+from schemas.subjects import partition_of
 from schemas.units import Clock, UnixMs
 from sinks.pg import Pool
 from sinks.settings import PostgresSettings
@@ -26,6 +26,8 @@ from streams.settings import StreamSettings
 
 DAY_MS = 86_400_000
 SETTINGS = EdgeSettings(integrity_required=False, event_age_ms_max=7 * DAY_MS)
+EVERYWHERE = {partition_of(f"t{number}"): f"t{number}" for number in range(200)}.values()
+"""A tenant of each partition."""
 GENEROUS = RateSettings(
     rps_base=100_000,
     rps_burst=100_000,
@@ -57,6 +59,8 @@ class Wiring:
     queues: QueueSettings = load({}).queues
     clock: Clock = dataclasses.field(default_factory=SystemClock)
     proves_durability: bool = True
+    settles: bool = True
+    """No worker runs beside these edges, so it is said here whether what they accept is settled in time."""
     more: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Further settings, by the name in `Settings`."""
     ports: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -86,6 +90,8 @@ async def running(wiring: Wiring, streams: StreamSettings) -> AsyncIterator[Edge
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(opened(wiring.postgres_dsn))
         parts = await stack.enter_async_context(assembled(settings, PrometheusMeter("edge"), wiring.clock))
+        if wiring.settles:
+            parts.durability.forgotten_before_ms = lambda: UnixMs(0)  # type: ignore[method-assign]
         await stack.enter_async_context(_watched(parts, wiring))
         ports = dataclasses.replace(parts.ports, **_replaced(wiring))
         port = await stack.enter_async_context(_served(EdgeApp(settings.edge, ports), settings))
@@ -108,18 +114,19 @@ async def _watched(parts: EdgeParts, wiring: Wiring) -> AsyncIterator[None]:
                 tasks.create_task(run(stopping))
         try:
             async with asyncio.timeout(20):
-                while not _looked(parts.ports, wiring):
+                while not _looked(parts, wiring):  # noqa: ASYNC110  (many parts, none of them with an event to wait for)
                     await asyncio.sleep(0.01)
             yield
         finally:
             stopping.set()
 
 
-def _looked(ports: EdgePorts, wiring: Wiring) -> bool:
+def _looked(parts: EdgeParts, wiring: Wiring) -> bool:
+    ports = parts.ports
     moved = not isinstance(wiring.clock, SystemClock)
     skewed = ports.clock_skewed() and not moved
-    proven = ports.publisher.durability_proven() or not wiring.proves_durability
-    return proven and ports.redis_proven() and not skewed and ports.depths.of("anyone") is not None
+    proven = parts.durability.proven() or not wiring.proves_durability
+    return proven and ports.redis_proven() and not skewed and all(ports.depths.of(one) for one in EVERYWHERE)
 
 
 @asynccontextmanager

