@@ -17,13 +17,13 @@ from edge.gate import Gate
 from edge.headers import read_fields
 from edge.openapi import openapi_document
 from edge.ports import EdgePorts
-from edge.problem import Findings, finding
+from edge.problem import Findings, finding, status_of
 from edge.reads import EVENTS_PREFIX, ReadEndpoints
 from edge.refusals import not_found, refusal
 from edge.settings import EdgeSettings
 from edge.transport import Fields, Receive, Request, Response, Scope, Send, respond
 from edge.watch import NOBODY
-from schemas.codes import TABLE, Code
+from schemas.codes import Code
 from schemas.ids import REQUEST_ID
 from schemas.metrics import INGEST_REJECTED
 
@@ -84,7 +84,7 @@ class EdgeApp:
         """The whole response to a request that could not be read to its end (`edge/protocol.py`)."""
         request_id = self._new_request_id()
         self._meter.add(INGEST_REJECTED, 1, NOBODY, code.lower())
-        line = {"request_id": request_id, "status_code": TABLE[code].status, "error_code": code.value}
+        line = {"request_id": request_id, "status_code": status_of(finding(code)), "error_code": code.value}
         log.info("refused while reading", extra=line)
         return refusal_bytes(code, request_id)
 

@@ -46,8 +46,6 @@ class Request:
     """`time.perf_counter()` when the request arrived."""
     client_uris: tuple[str, ...] = ()
     """The URIs of the client's certificate, as far as the connection verified one."""
-    peer_uris: Sequence[str] = ()
-    """The URI names of the client certificate the connection was opened with."""
     unread: bool = field(init=False)
     """Whether body bytes may still be on their way."""
 

@@ -17,7 +17,7 @@ class Job(msgspec.Struct, frozen=True):
     """What to send, for `seconds` or until `events_max` events are sent (0: no bound).
 
     `rate` is in requests per second, 0 for a closed loop. `lines` is the events of a batch, 0 for single events.
-    `core` is the processor core to stay on, None for any.
+    `core` is the processor core to stay on, None for any. `edge_pid` is the process whose CPU time is taken.
     """
 
     url: str
@@ -30,10 +30,14 @@ class Job(msgspec.Struct, frozen=True):
     events_max: int = 0
     tls: ClientTls | None = None
     core: int | None = None
+    edge_pid: int = 0
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What came back. `outcomes` counts events by answer, so anything but `202` is a refusal or worse."""
+    """What came back. `outcomes` counts events by answer, so anything but `202` is a refusal or worse.
+
+    CPU of the edge, microseconds: of the whole load once it was connected, and of one connection.
+    """
 
     seconds: float
     requests: int
@@ -45,6 +49,8 @@ class Result(msgspec.Struct, frozen=True):
     max_ms: float
     outcomes: dict[str, int]
     generator_us_per_request: float
+    edge_cpu_us: float
+    connection_cpu_us: float
 
 
 NO_ANSWER = "no answer"

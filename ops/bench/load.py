@@ -16,7 +16,7 @@ import sys
 import time
 from array import array
 from collections import Counter, deque
-from typing import cast
+from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -24,6 +24,7 @@ import msgspec
 import uvloop
 
 from ops.bench.job import LINE_MISSING, LOST, NEVER_SENT, NO_ANSWER, ClientTls, Job, Result
+from ops.bench.processes import cpu_tree_us
 from ops.bench.requests import request_makers
 from ops.clock import SystemClock
 
@@ -38,6 +39,14 @@ class _Line(msgspec.Struct):
 
 _decode_lines = msgspec.json.Decoder(_Line).decode_lines
 _decode_problem = msgspec.json.Decoder(_Line).decode
+
+
+class _Used(NamedTuple):
+    """CPU time of a load, microseconds: this process's, the edge's, and the edge's for the connections before it."""
+
+    own_us: float
+    edge_us: float
+    connecting_us: float
 
 
 class Connection(asyncio.Protocol):
@@ -111,10 +120,12 @@ class Generator:
         host, port = address.hostname or "", address.port or 80
         context = None if self._job.tls is None else client_context(self._job.tls)
         loop = asyncio.get_running_loop()
+        before_us = cpu_tree_us(self._job.edge_pid)
         connections = [
             (await loop.create_connection(lambda: Connection(self), host, port, ssl=context))[1]
             for _ in range(self._job.connections)
         ]
+        connected_us = cpu_tree_us(self._job.edge_pid)
         cpu_began = time.process_time()
         began_ns = self._last_answer_ns = time.perf_counter_ns()
         self._ends_ns = began_ns + int(self._job.seconds * 1e9)
@@ -125,10 +136,14 @@ class Generator:
             for connection in connections:
                 self._send_next(connection)
         await self._until_answered()
-        cpu_us = (time.process_time() - cpu_began) * 1e6
+        used = _Used(
+            own_us=(time.process_time() - cpu_began) * 1e6,
+            edge_us=cpu_tree_us(self._job.edge_pid) - connected_us,
+            connecting_us=connected_us - before_us,
+        )
         for connection in connections:
             connection.close()
-        return self._result((self._last_answer_ns - began_ns) / 1e9, cpu_us)
+        return self._result((self._last_answer_ns - began_ns) / 1e9, used)
 
     def answered(self, connection: Connection, took_ns: int, status: int, body: bytes) -> None:
         self._latencies_ns.append(took_ns)
@@ -203,7 +218,7 @@ class Generator:
         else:
             self._outcomes[_refusal(status, body)] += self._events_per_request
 
-    def _result(self, seconds: float, cpu_us: float) -> Result:
+    def _result(self, seconds: float, used: _Used) -> Result:
         milliseconds = sorted(nanoseconds / 1e6 for nanoseconds in self._latencies_ns)
         accepted = self._outcomes["202"]
         return Result(
@@ -216,7 +231,9 @@ class Generator:
             p99_ms=percentile(milliseconds, 99),
             max_ms=milliseconds[-1] if milliseconds else 0.0,
             outcomes={name: count for name, count in self._outcomes.items() if count},
-            generator_us_per_request=cpu_us / max(self._sent, 1),
+            generator_us_per_request=used.own_us / max(self._sent, 1),
+            edge_cpu_us=used.edge_us,
+            connection_cpu_us=used.connecting_us / self._job.connections,
         )
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import msgspec
+
 from ops.bench.job import ClientTls, Job
 from ops.bench.requests import Sender
 
@@ -39,6 +41,10 @@ class Loads:
     def single_apart(self) -> Job:
         return self._job("single-apart", SINGLE_CONNECTIONS, self.seconds, events_max=self._queued_max())
 
+    def one_tenant(self) -> Job:
+        job = self._job("one-tenant", SINGLE_CONNECTIONS, self.seconds, events_max=QUEUED_PER_TENANT_MAX)
+        return msgspec.structs.replace(job, senders=self.senders[:1])
+
     def steady(self) -> Job:
         return self._job("steady", SINGLE_CONNECTIONS, self.seconds, rate=STEADY_RATE)
 
@@ -55,10 +61,6 @@ class Loads:
 
     def backlog(self, events: int) -> Job:
         return self._job("backlog", BATCH_CONNECTIONS, FILL_S_MAX, lines=BATCH_LINES, events_max=events)
-
-    def connections(self, count: int) -> Job:
-        """Open so many connections, send one event, and close them."""
-        return self._job("connections", count, self.seconds, events_max=1)
 
     def _queued_max(self) -> int:
         return QUEUED_PER_TENANT_MAX * len(self.senders)

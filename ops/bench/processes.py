@@ -114,7 +114,6 @@ def spared_core() -> int | None:
 class Cpu(NamedTuple):
     """CPU time used so far, microseconds."""
 
-    edge: int
     worker: int
     nats: int
     postgres: int
@@ -129,7 +128,7 @@ def cpu_us(pid: int) -> int:
 
 
 def cpu_tree_us(pid: int) -> int:
-    """The same of a process with its children, those that ended included: Postgres has one per connection."""
+    """The same of a process with its children, those that ended included. Postgres has one per connection."""
     children = sum(sum(_stat(child)[:2]) for child in _children(pid))
     return (sum(_stat(pid)) + children) * _TICK_US
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from ops.bench.load import Job
+from ops.bench.job import Job
 from ops.bench.processes import APP_ROOT, cpu_us, run_job
 from ops.bench.reference import STREAM, STREAM_CONFIG, ReferenceConfig
 from ops.bench.report import Edge, edge_figures
@@ -46,9 +46,9 @@ async def measure(module: str, home: Path, jobs: Jobs) -> list[Edge]:
 
 
 async def _measured(job: Job, edge: int, nats: int) -> Edge:
-    edge_before, nats_before = cpu_us(edge), cpu_us(nats)
-    result = await run_job(job)
-    return edge_figures(result, cpu_us(edge) - edge_before, cpu_us(nats) - nats_before)
+    nats_before_us = cpu_us(nats)
+    result = await run_job(msgspec.structs.replace(job, edge_pid=edge))
+    return edge_figures(result, cpu_us(nats) - nats_before_us)
 
 
 @asynccontextmanager

@@ -3,16 +3,17 @@
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from ops.bench import connections
 from ops.bench.job import Job, Result, unknown_events
 from ops.bench.loads import MODEST_RATE, MODEST_TIMES, Loads
-from ops.bench.processes import BenchError, cpu_tree_us, holding, resident_mib, run_job
+from ops.bench.processes import BenchError, holding, resident_mib, run_job
 from ops.bench.report import Accounts, Connections, Drain, Edge, edge_figures
 from ops.bench.stack import RunningStack
 
 IDLE = 2_000
 SLOW = 2_000
-HANDSHAKES = 200
 HELD_S_MORE = 1.0
 """Slow senders stay so much longer than the load beside them."""
 
@@ -35,11 +36,11 @@ class Session:
         await self._drained()
         return edge
 
-    async def send_apart(self, what: str, job: Job, handshake_us: float = 0.0) -> Edge:
-        """Run one job with the worker stopped; of the edge's CPU leave out that for each connection."""
+    async def send_apart(self, what: str, job: Job) -> Edge:
+        """Run one job with the worker stopped and return its figures."""
         self._running.pause_worker()
         try:
-            edge = await self._measured(what, job, handshake_us * job.connections)
+            edge = await self._measured(what, job)
         finally:
             self._running.resume_worker()
         await self._drained()
@@ -68,15 +69,6 @@ class Session:
             nats_cpu_us=used.nats / waiting,
             postgres_cpu_us=used.postgres / waiting,
         )
-
-    async def handshake_us(self) -> float:
-        """What one more connection costs the edge, CPU in microseconds: many that send one event between them."""
-        edge = self._running.stack.pids.edge
-        before = cpu_tree_us(edge)
-        await self._run(f"{HANDSHAKES} TLS handshakes", self.loads.connections(HANDSHAKES))
-        used_us = cpu_tree_us(edge) - before
-        await self._drained()
-        return used_us / HANDSHAKES
 
     async def bear(self) -> Connections:
         """The edge's memory with idle connections, and good clients' latency without and with slow senders."""
@@ -112,15 +104,14 @@ class Session:
         decided, dead = await self._running.outcomes()
         return Accounts(accepted=self._accepted, unknown=self._unknown, decided=decided, dead=dead)
 
-    async def _measured(self, what: str, job: Job, edge_us_apart: float = 0.0) -> Edge:
+    async def _measured(self, what: str, job: Job) -> Edge:
         before = self._running.cpu()
         result = await self._run(what, job)
-        used = self._running.cpu().since(before)
-        return edge_figures(result, max(used.edge - edge_us_apart, 0.0), used.nats)
+        return edge_figures(result, self._running.cpu().since(before).nats)
 
     async def _run(self, what: str, job: Job) -> Result:
         self._say(what)
-        result = await run_job(job)
+        result = await run_job(msgspec.structs.replace(job, edge_pid=self._running.stack.pids.edge))
         self._say(f"  {result.per_second:,.0f} events/s accepted, p99 {result.p99_ms:.1f} ms")
         self._accepted += result.accepted
         self._unknown += unknown_events(result)

@@ -39,6 +39,10 @@ _DECIDED = "SELECT count(*) FROM decisions"
 _DEAD = "SELECT count(*) FROM ingest_dlq"
 
 
+def tenant_name(number: int) -> str:
+    return f"bench-{number:03d}"
+
+
 class Outcomes(NamedTuple):
     decided: int
     dead: int
@@ -57,7 +61,7 @@ class RunningStack:
         tenants, keys, limits = Tenants(self._pool), ApiKeys(self._pool), RuntimeLimits(self._pool)
         made = []
         for number in range(count):
-            tenant_id = f"bench-{number:03d}"
+            tenant_id = tenant_name(number)
             await tenants.add(tenant_id, PlanTier.ENTERPRISE)
             await limits.set(tenant_id, **LIMITS, updated_by="frostgate bench")
             made.append(Sender(tenant_id, (await keys.issue(tenant_id, None, [Scope.INGEST])).secret))
@@ -65,7 +69,7 @@ class RunningStack:
 
     def cpu(self) -> Cpu:
         pids = self.stack.pids
-        return Cpu(cpu_tree_us(pids.edge), cpu_us(pids.worker), cpu_us(pids.nats), cpu_tree_us(pids.postgres))
+        return Cpu(cpu_us(pids.worker), cpu_us(pids.nats), cpu_tree_us(pids.postgres))
 
     def pause_worker(self) -> None:
         """Raises BenchError when it does not run."""

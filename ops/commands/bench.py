@@ -6,9 +6,10 @@ from pathlib import Path
 import click
 import msgspec
 
+from ops.bench.loads import BATCH_LINES
 from ops.bench.processes import BenchError
-from ops.bench.report import table
-from ops.bench.run import BATCH_LINES, Plan, run
+from ops.bench.run import Part, Plan, run
+from ops.bench.table import table
 from ops.embedded.process import StartError
 
 _BACKLOG_MAX = 500_000
@@ -19,6 +20,7 @@ _BACKLOG_MAX = 500_000
 Example:
   frostgate bench
   frostgate bench --seconds 5 --json bench-report.json
+  frostgate bench --only checks --only references
 
 Exit status: 0 measured, and every accepted event accounted for; 1 otherwise; 2 usage."""
 )
@@ -37,19 +39,32 @@ Exit status: 0 measured, and every accepted event accounted for; 1 otherwise; 2 
     help=f"Events in the backlog whose drain is timed, in whole batches of {BATCH_LINES}.",
 )
 @click.option(
+    "--only",
+    "parts",
+    type=click.Choice([part.value for part in Part]),
+    multiple=True,
+    help="Measure this part alone; may be given more than once.",
+)
+@click.option(
     "--json",
     "json_file",
     type=click.Path(path_type=Path, dir_okay=False, resolve_path=True),
     help="Also write the report to this file.",
 )
-def bench(seconds: float, backlog: int, json_file: Path | None) -> None:
+def bench(seconds: float, backlog: int, parts: tuple[str, ...], json_file: Path | None) -> None:
     """Measure ingest, drain, CPU and memory on this machine, every answer fsynced.
 
-    Starts a stack of its own in a temporary directory and leaves nothing behind. Beside it, in the
-    same run, it measures the bare limit (no check at all) and a FastAPI + FastStream edge. Compare
-    the ratios, not the rates: those are this machine's. Nothing else should run meanwhile.
+    Starts stacks of its own in a temporary directory and leaves nothing behind: one edge under each
+    load, with the worker draining and with it stopped; what each check costs; idle and slow
+    connections; mTLS; two edge processes. In the same run it measures the bare limit (no check at
+    all) and a FastAPI + FastStream edge. Compare the ratios, not the rates: those are this
+    machine's. Nothing else should run meanwhile.
     """
-    plan = Plan(seconds=seconds, backlog=backlog // BATCH_LINES * BATCH_LINES)
+    plan = Plan(
+        parts=frozenset(map(Part, parts)) or frozenset(Part),
+        seconds=seconds,
+        backlog=backlog // BATCH_LINES * BATCH_LINES,
+    )
     try:
         report = asyncio.run(run(plan, lambda text: click.echo(text, err=True)))
     except (StartError, BenchError) as failure:
@@ -57,5 +72,5 @@ def bench(seconds: float, backlog: int, json_file: Path | None) -> None:
     click.echo(table(report))
     if json_file is not None:
         json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
-    if not report.frostgate.accounts.balanced():
+    if not report.balanced():
         raise click.ClickException("accepted events are not accounted for")

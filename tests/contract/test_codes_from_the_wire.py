@@ -110,6 +110,9 @@ class Broker:
     def remembers_since_ms(self) -> UnixMs:
         return UnixMs(0)
 
+    def forgotten_before_ms(self) -> UnixMs:
+        return UnixMs(0)
+
 
 def broker(outcome: PublishOutcome) -> dict[str, Any]:
     return {"ports": {"publisher": Broker(outcome)}}

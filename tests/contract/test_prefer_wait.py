@@ -12,7 +12,7 @@ from schemas.units import format_rfc3339
 from sinks.dead_letters import DeadLetters
 from sinks.ledger import DecisionLedger
 from sinks.pg import Pool
-from tests.contract.conftest import RunEdge, Sender
+from tests.contract.conftest import RunEdge, Sender, until_hinted
 from tests.contract.proxy import Proxy
 from tests.contract.running import SETTINGS
 from tests.contract.wire import Answer
@@ -93,13 +93,13 @@ async def test_a_refusal_does_not_wait(sender: Sender) -> None:
 
 
 async def test_with_postgres_away_who_waits_gets_the_receipt(
-    sender: Sender, run_edge: RunEdge, postgres_proxy: tuple[Proxy, str]
+    sender: Sender, run_edge: RunEdge, postgres_proxy: tuple[Proxy, str], redis: str
 ) -> None:
     proxy, dsn = postgres_proxy
     async with run_edge(postgres_dsn=dsn, settings=PATIENT) as edge:
         here = sender.at(edge)
         first = await accepted(here, "evt-1")
-        await here.client.ingest(body_of(here))
+        await until_hinted(redis, here)
         proxy.cut()
         answer = await here.client.ingest(body_of(here), "Prefer: wait=10")
         assert (answer.status, answer.body) == (202, first.body)

@@ -70,6 +70,10 @@ class Stack:
     async def operator(self, *words: str, **variables: str) -> Ended:
         return await asyncio.to_thread(self._shell.with_variables(**variables).run, "break-glass", *words)
 
+    async def why(self, event_id: str) -> str:
+        shell = self._shell.with_variables(FG_ADMIN_POSTGRES_DSN=self.servers.postgres_dsn("operator"))
+        return (await asyncio.to_thread(shell.run, "why", event_id, "--tenant", plan.TENANT_ID)).stdout
+
     async def signed(self, name: str, *more: str) -> str:
         ended = await self.operator("sign", "--key", "key.pem", "--reason", "a test", "-o", name, *more, "--json")
         assert ended.status == 0, ended
@@ -153,6 +157,7 @@ async def test_without_redis_events_are_accepted_under_an_armed_document_alone_a
     assert (armed.status, armed.document["id"]) == (0, document_id)
     await stack.becomes("under-override", (202, ""))
     assert (await stack.entry("under-override"))["break_glass"] == document_id
+    assert f"under the emergency override {document_id}" in await stack.why("under-override")
 
     assert (await stack.operator("disarm")).status == 0
     await stack.becomes("refused-again", AWAY, (503, "CIRCUIT_OPEN"))
