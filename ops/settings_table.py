@@ -146,8 +146,8 @@ _DEPENDENCIES = (
         name="FG_REDIS_URL",
         parse=url("redis", "rediss", "unix"),
         default=None,
-        description="Redis or Valkey, the coordination store.",
-        services=(_EDGE,),
+        description="Redis or Valkey, the coordination store; `keys issue --ed25519` begins the memory of nonces there.",
+        services=(_EDGE, _CLIENT),
         required_by=(_EDGE,),
     ),
 )

@@ -194,6 +194,7 @@ class Generator:
             await asyncio.sleep(PACE_TICK_S)
 
     async def _until_answered(self) -> None:
+        self._quiet.clear()  # at a rate it is quiet between requests too
         self._note_quiet()
         try:
             async with asyncio.timeout(max(self._ends_ns - time.perf_counter_ns(), 0) / 1e9 + ANSWER_WAIT_S):

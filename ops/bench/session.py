@@ -115,6 +115,9 @@ class Session:
         self._say(f"  {result.per_second:,.0f} events/s accepted, p99 {result.p99_ms:.1f} ms")
         self._accepted += result.accepted
         self._unknown += unknown_events(result)
+        for answer, events in result.outcomes.items():
+            if answer != "202":
+                self._say(f"  {events:,} events answered {answer}")
         if result.accepted == 0:
             raise BenchError(f"no event was accepted: {result.outcomes}")
         return result

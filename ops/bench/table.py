@@ -74,18 +74,25 @@ def _own_lines(ours: FrostGate | None, accounts: dict[str, Accounts]) -> Iterato
 
 
 def _check_lines(checks: Checks, bare: Reference) -> Iterator[str]:
-    yield "what an event costs the edge, us of its CPU"
-    if bare.single is not None:
-        yield f"  bare limit: HTTP in, group commit out{bare.single.edge_cpu_us:>14.0f}"
+    yield _cost_line("what an event costs the edge, us of its CPU", "by itself", "together")
+    sum_us = None if bare.single is None else bare.single.edge_cpu_us
+    if sum_us is not None:
+        yield _cost_line("  bare: HTTP in, group commit out", f"{sum_us:.0f}", f"{sum_us:.0f}")
     for name, us in (
-        ("+ contract", checks.contract_us),
-        ("+ limits: Valkey, depth, circuits", checks.limits_us),
-        ("+ signature: digest, Ed25519", checks.signature_us),
-        ("+ mTLS, on a connection that stands", checks.mtls_us),
+        ("  + contract", checks.contract_us),
+        ("  + limits: Valkey, depth, circuits", checks.limits_us),
+        ("  + signature: digest, Ed25519", checks.signature_us),
+        ("  + mTLS, on a connection that stands", checks.mtls_us),
     ):
-        yield f"  {name:37}{us:>14.0f}"
-    yield f"  {'a whole edge, neither signed nor TLS':37}{checks.plain.edge_cpu_us:>14.0f}"
-    yield f"  {'one connection with mTLS, the handshake':40}{checks.mutual_tls.connection_cpu_us:>11.0f}"
+        sum_us = None if sum_us is None else sum_us + us
+        yield _cost_line(name, f"{us:.0f}", "" if sum_us is None else f"{sum_us:.0f}")
+    yield _cost_line("  a whole edge: plain HTTP, not signed", "", f"{checks.plain.edge_cpu_us:.0f}")
+    yield _cost_line("  a whole edge: mTLS, not signed", "", f"{checks.mutual_tls.edge_cpu_us:.0f}")
+    yield _cost_line("  one more mTLS connection: the handshake", f"{checks.mutual_tls.connection_cpu_us:.0f}", "")
+
+
+def _cost_line(name: str, by_itself: str, together: str) -> str:
+    return f"{name:46}{by_itself:>10}{together:>10}".rstrip()
 
 
 def _connection_lines(found: Connections) -> Iterator[str]:

@@ -25,6 +25,7 @@ from ops.commands.publish_client import (
 )
 from ops.commands.tally import Tally, finish
 from ops.commands.target import agent_key_option, data_dir_option, edge_target, json_option, settings_of
+from schemas.canonical import canonical_any, sha256_hex
 from schemas.codes import Code
 from schemas.units import Clock, format_rfc3339
 
@@ -161,6 +162,8 @@ def _event(number: int, text: bytes, tenant_id: str | None, clock: Clock, size_b
 def complete(text: bytes, tenant_id: str | None, clock: Clock) -> bytes:
     """Return the object with the fields it lacks put in front; what it has keeps its bytes.
 
+    What is completed here also gets its integrity hash here: nobody before could have known it.
+
     Raises ValueError when the text is not one JSON object.
     """
     try:
@@ -179,6 +182,8 @@ def complete(text: bytes, tenant_id: str | None, clock: Clock) -> bytes:
     }
     if not absent:
         return text
+    if "integrity_hash" not in present:
+        absent["integrity_hash"] = f"sha256:{sha256_hex(canonical_any(absent | present))}"
     added = msgspec.json.encode(absent)
     return added[:-1] + b"," + text[1:] if present else added
 

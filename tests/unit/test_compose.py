@@ -24,8 +24,6 @@ SERVICES = {
     "migrate": Service.MIGRATE,
     "operator": Service.CLIENT,
 }
-OPERATOR_BESIDES = {"FG_REDIS_URL"}
-"""`frostgate keys issue --ed25519` begins the tenant's memory of nonces there."""
 PROVEN = ("FG_TLS_CERT_FILE", "FG_TLS_CLIENT_CA_FILE", "FG_TLS_TRUST_DOMAIN", "FG_DP_SIGNATURE_MODE")
 PLACEHOLDER = re.compile(r"\$\{(?P<name>[A-Z0-9_]+)(?P<rest>[^}]*)\}")
 
@@ -67,8 +65,7 @@ def test_each_service_accepts_the_settings_it_is_given(name: str) -> None:
 def test_each_service_is_given_only_settings_it_reads(name: str) -> None:
     environment = _environment(name)
     assert unknown_variables(environment) == []
-    besides = OPERATOR_BESIDES if name == "operator" else set()
-    assert [key for key in environment if SERVICES[name] not in TABLE[key].services and key not in besides] == []
+    assert [key for key in environment if SERVICES[name] not in TABLE[key].services] == []
 
 
 @pytest.mark.parametrize("absent", PROVEN)

@@ -1,84 +1,55 @@
-"""The report hides nothing: refusals, unknown ends and missing references are all said."""
+"""The report hides nothing: refusals, unknown ends, missed targets and missing references are all said."""
 
-import msgspec
 import pytest
 
-from ops.bench.load import Result, percentile
-from ops.bench.report import Accounts, Drain, Edge, FrostGate, Reference, Report, edge_figures, ratios, table
-
-RESULT = Result(
-    seconds=2.0,
-    requests=100,
-    accepted=80,
-    per_second=40.0,
-    p50_ms=1.0,
-    p95_ms=2.0,
-    p99_ms=3.0,
-    max_ms=4.0,
-    outcomes={"202": 80, "503 INGEST_BACKPRESSURE_HARDSTOP": 20},
-    generator_us_per_request=10.0,
-)
-ACCOUNTS = Accounts(accepted=80, unknown=0, decided=80, dead=0)
-
-
-def _frostgate(accounts: Accounts = ACCOUNTS) -> FrostGate:
-    edge = edge_figures(RESULT, edge_cpu_us=8_000, nats_cpu_us=4_000)
-    drain = Drain(
-        events=100, tenants=50, seconds=1.0, events_per_s=100.0, worker_cpu_us=1.0, nats_cpu_us=1.0, postgres_cpu_us=1.0
-    )
-    return FrostGate(
-        start_s=1.0,
-        single=edge,
-        steady=edge,
-        batch=edge,
-        drain=drain,
-        edge_mib=50.0,
-        worker_mib=60.0,
-        accounts=accounts,
-    )
-
-
-def _report(frostgate: FrostGate, framework: Reference) -> Report:
-    bare = Reference(single=_edge(100.0), batch=_edge(160.0))
-    return Report(
-        version="0",
-        python="3",
-        cores=2,
-        load_average=0.0,
-        seconds_per_load=1.0,
-        frostgate=frostgate,
-        bare=bare,
-        framework=framework,
-        ratios=ratios(frostgate, bare, framework),
-    )
-
-
-def _edge(events_per_s: float) -> Edge:
-    return edge_figures(msgspec.structs.replace(RESULT, per_second=events_per_s, outcomes={"202": 80}), 0, 0)
-
-
-def test_ratios_are_of_the_rates_of_the_same_load() -> None:
-    report = _report(_frostgate(), Reference(single=_edge(10.0)))
-    assert report.ratios.single_to_framework == pytest.approx(4.0)
-    assert report.ratios.single_to_bare == pytest.approx(0.4)
-    assert report.ratios.batch_to_bare == pytest.approx(0.25)
+from ops.bench.load import percentile
+from ops.bench.report import Accounts, Reference, Workers, edge_figures
+from ops.bench.table import table
+from tests.unit.ops.bench.making import ACCOUNTS, RESULT, checks, connections, edge, frostgate, report
 
 
 def test_cpu_is_counted_per_accepted_event() -> None:
-    assert edge_figures(RESULT, edge_cpu_us=8_000, nats_cpu_us=4_000).edge_cpu_us == pytest.approx(100.0)
-    assert edge_figures(RESULT, edge_cpu_us=8_000, nats_cpu_us=4_000).nats_cpu_us == pytest.approx(50.0)
+    figures = edge_figures(RESULT, nats_cpu_us=4_000)
+    assert figures.edge_cpu_us == pytest.approx(100.0)
+    assert figures.nats_cpu_us == pytest.approx(50.0)
+
+
+def _line_of(said: str, beginning: str) -> str:
+    return next(line for line in said.splitlines() if line.startswith(beginning))
 
 
 def test_every_answer_that_is_not_an_acceptance_is_said() -> None:
-    assert "FrostGate, single events: 20 events answered 503 INGEST_BACKPRESSURE_HARDSTOP" in table(
-        _report(_frostgate(), Reference(single=_edge(10.0)))
-    )
+    ours = frostgate(single=edge_figures(RESULT, 0))
+    answer = "503 INGEST_BACKPRESSURE_HARDSTOP"
+    assert f"single events, worker draining: 20 events answered {answer}" in table(report(ours)).splitlines()
 
 
 def test_a_reference_that_is_not_installed_is_said_with_its_remedy() -> None:
-    said = table(_report(_frostgate(), Reference(not_measured="run make bench")))
+    said = table(report(frostgate(), framework=Reference(not_measured="run make bench")))
     assert "not measured: run make bench" in said
-    assert "single events over FastAPI + FastStream: not measured" in said
+
+
+def test_a_missed_target_is_said_as_clearly_as_one_that_is_met() -> None:
+    lines = table(report(held=connections(idle_mib=121.0))).splitlines()
+    assert any(line.endswith("<= 120  NOT MET") for line in lines)
+    assert any(line.endswith("<= 1.20  met") for line in lines)
+
+
+def test_what_each_check_costs_is_a_table() -> None:
+    said = table(report(bare=Reference(single=edge(edge_cpu_us=80 * 95.0)), checked=checks()))
+    costs = [line.split() for line in said.splitlines() if line.startswith("  + ")]
+    assert [(words[1], *words[-2:]) for words in costs] == [
+        ("contract", "31", "126"),
+        ("limits:", "42", "168"),
+        ("signature:", "153", "321"),
+        ("mTLS,", "24", "345"),
+    ]
+    assert _line_of(said, "  a whole edge: plain HTTP").endswith(" 365")
+
+
+def test_scaling_that_the_machine_cannot_show_is_said() -> None:
+    said = table(report(workers=Workers(one=edge(), two=edge(), generator_apart=False)))
+    assert "this machine cannot show how they scale" in said
 
 
 @pytest.mark.parametrize(
@@ -91,8 +62,9 @@ def test_a_reference_that_is_not_installed_is_said_with_its_remedy() -> None:
     ],
 )
 def test_accounts_balance_only_when_each_accepted_event_has_one_end(accounts: Accounts, balanced: bool) -> None:
-    assert accounts.balanced() is balanced
-    assert ("NOT BALANCED" in table(_report(_frostgate(accounts), Reference()))) is not balanced
+    found = report(accounts=accounts)
+    assert found.balanced() is balanced
+    assert ("NOT BALANCED" in table(found)) is not balanced
 
 
 def test_a_percentile_is_a_value_that_was_measured() -> None:
