@@ -183,7 +183,8 @@ def complete(text: bytes, tenant_id: str | None, clock: Clock) -> bytes:
     if not absent:
         return text
     if "integrity_hash" not in present:
-        absent["integrity_hash"] = f"sha256:{sha256_hex(canonical_any(absent | present))}"
+        whole = absent | msgspec.json.decode(text)
+        absent["integrity_hash"] = f"sha256:{sha256_hex(canonical_any(whole))}"
     added = msgspec.json.encode(absent)
     return added[:-1] + b"," + text[1:] if present else added
 

@@ -58,7 +58,7 @@ def parent_of(pid: int) -> int:
 class Up:
     """One `frostgate up` on free ports, its output in a file."""
 
-    def __init__(self, home: Path, *options: str) -> None:
+    def __init__(self, home: Path, *options: str, **variables: str) -> None:
         self.data_dir = home / "data"
         self.ready_file = home / "ready.json"
         self._output = home / f"output-{time.monotonic_ns()}"
@@ -69,7 +69,7 @@ class Up:
                     *("--data-dir", str(self.data_dir), "--ready-file", str(self.ready_file)),
                     *("--http-port", "0", "--admin-port", "0", *options),
                 ],
-                env={name: value for name, value in os.environ.items() if not name.startswith("FG_")},
+                env={name: value for name, value in os.environ.items() if not name.startswith("FG_")} | variables,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )

@@ -48,8 +48,9 @@ class Tenant:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A `frostgate up` that runs through all these tests."""
-    up = Up(tmp_path_factory.mktemp("cli"))
+    """A `frostgate up` that runs through all these tests, at rates that no test here has to wait for."""
+    rates = {"FG_DP_INGEST_RPS_BURST": "100000", "FG_DP_INGEST_RPS_TIER_OVERRIDE_JSON": '{"free":100000}'}
+    up = Up(tmp_path_factory.mktemp("cli"), **rates)
     try:
         yield up.ready()
     finally:
