@@ -76,7 +76,7 @@ class IngestEndpoints:
         break_glass = ""
         if isinstance(settled, Settled):
             headers += standing_headers(settled.standing)
-            headers += self._watch.tried(sender, settled, envelope.event_id)
+            headers += self._watch.tried(sender, settled)
             break_glass = settled.standing.break_glass
         self._watch.took(request, sender, "total", 1)
         if not isinstance(verdict, Accepted):
@@ -108,6 +108,7 @@ class IngestEndpoints:
             settled = await self._ingest.settle(events, sender, origin, speaker.nonce)
         if isinstance(settled, Settled):
             headers += standing_headers(settled.standing)
+            headers += self._watch.tried(sender, settled)
         elif settled and status_of(settled) == UNAUTHORIZED:
             return self._refuse(request, sender, settled)
         verdicts = _merged(checked, settled)

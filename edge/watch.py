@@ -47,13 +47,16 @@ class Watch:
         if break_glass and not accepted.replayed:
             self._broken_glass(request, sender, break_glass, 1)
 
-    def tried(self, sender: Principal, settled: Settled, event_id: str | None) -> list[tuple[bytes, bytes]]:
-        """The header that tells a sender how many tries its event has left, where it is known to be tried again."""
-        tries = settled.tries.get(event_id or "", 0)
+    def tried(self, sender: Principal, settled: Settled) -> list[tuple[bytes, bytes]]:
+        """The header that tells a sender how many tries its event has left, where it is known to be tried again.
+
+        Of a batch, those of the event that has the fewest.
+        """
+        tries = max(settled.tries.values(), default=0)
         if not tries:
             return []
         remaining = max(0, self._tries_max - tries)
-        event_class = "stored" if isinstance(settled.verdicts[0], Accepted) else "refused"
+        event_class = "stored" if all(isinstance(one, Accepted) for one in settled.verdicts) else "refused"
         self._meter.add(RETRY_BUDGET_REMAINING, remaining, sender.tenant_id, event_class)
         return [(b"x-retry-budget-remaining", b"%d" % remaining)]
 

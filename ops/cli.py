@@ -31,7 +31,7 @@ COMMANDS = {
     "keys": Entry("ops.commands.keys", "keys", "Issue, revoke and list API keys."),
     "limits": Entry("ops.commands.limits", "limits", "Set, show and clear limits of single tenants."),
     "break-glass": Entry(
-        "ops.commands.break_glass", "break_glass", "Sign, arm and disarm the emergency override for the loss of Redis."
+        "ops.commands.break_glass", "break_glass", "Arm the emergency override for the loss of Redis."
     ),
     "migrate": Entry("ops.commands.migrate", "migrate", "Bring Postgres and JetStream to this version's layout."),
     "edge": Entry("ops.commands.services", "edge", "Run one ingest edge."),

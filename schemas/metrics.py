@@ -75,7 +75,7 @@ RETRY_BUDGET_REMAINING = Metric(
     "gauge",
     "edge",
     ("tenant_id", "event_class"),
-    "Tries left of the event offered again last, of those that are stored and of those refused again",
+    "Tries left of what was offered again last: stored, or refused again",
 )
 BREAK_GLASS_EVENTS = Metric(
     "frostgate_break_glass_events_total",

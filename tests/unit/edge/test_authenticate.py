@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from edge import authenticate
+from edge import recall
 from edge.authenticate import Authenticator
 from edge.settings import EdgeSettings
 from schemas.answers import NoAnswer
@@ -112,7 +112,7 @@ async def test_a_clock_set_back_makes_no_verdict_fresh(world: World, authenticat
 async def test_the_caches_are_bounded_and_the_oldest_goes_first(
     world: World, authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(authenticate, "KEYS_MAX", 2)
+    monkeypatch.setattr(recall, "ENTRIES_MAX", 2)
     for name in ("a", "b", "c"):
         world.ring.principals[name] = replace(world.ring.principals["key"], key_id=name)
         await authenticator.principal(f"Bearer {name}".encode())
@@ -128,7 +128,8 @@ async def test_the_caches_are_bounded_and_the_oldest_goes_first(
 
 async def test_no_key_is_kept(world: World, authenticator: Authenticator) -> None:
     await authenticator.principal(BEARER)
-    kept = [*vars(authenticator)["_verified"], *vars(authenticator)["_refused"], *vars(authenticator)["_asking"]]
+    memory = vars(vars(authenticator)["_principals"])
+    kept = [*memory["_found"], *memory["_absent"], *memory["_asking"]]
     assert kept
     assert all(b"key" not in one for one in kept)
     assert world.ring.asked == 1
