@@ -146,7 +146,7 @@ _DEPENDENCIES = (
         name="FG_REDIS_URL",
         parse=url("redis", "rediss", "unix"),
         default=None,
-        description="Redis or Valkey, the coordination store; `keys issue --ed25519` begins the memory of nonces there.",
+        description="Redis or Valkey, the coordination store; `keys issue --ed25519` begins its memory of nonces.",
         services=(_EDGE, _CLIENT),
         required_by=(_EDGE,),
     ),
