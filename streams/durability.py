@@ -144,7 +144,7 @@ class DurabilityWatch:
 
     async def _oldest_ms(self) -> UnixMs:
         """No message that is in an ingest stream now, or comes later, is from before this moment."""
-        oldest_ms = self._clock.now_ms()
+        oldest_ms: int = self._clock.now_ms()
         for shard in range(self._settings.shards):
             info = await self._jetstream.api(f"STREAM.INFO.{ingest_stream(shard)}", None, _StreamInfo)
             if info.state.messages:

@@ -1,10 +1,12 @@
-"""What both reference edges share: where they publish and how they are told."""
+"""What the reference edges share: where they publish and how they are told."""
 
 import socket
 import sys
 from pathlib import Path
 
 import msgspec
+
+from edge.settings import TlsSettings
 
 STREAM = "FG_BENCH"
 SUBJECT = "bench.events"
@@ -25,6 +27,7 @@ class ReferenceConfig(msgspec.Struct, frozen=True):
 
     nats_url: str
     port: int
+    tls: TlsSettings | None = None
 
 
 def read_config() -> ReferenceConfig:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from edge.settings import TlsSettings
 from ops.bench.job import Job
 from ops.bench.processes import APP_ROOT, cpu_us, run_job
 from ops.bench.reference import STREAM, STREAM_CONFIG, ReferenceConfig
@@ -21,6 +22,7 @@ from streams.jetstream import JetStream
 
 BARE = "ops.bench.bare"
 FRAMEWORK = "ops.bench.framework_edge"
+ANSWERING = "ops.bench.answering"
 START_WAIT_S = 15
 STOP_WAIT_S = 5
 ANSWER_MS_MAX = 5_000
@@ -39,16 +41,28 @@ async def measure(module: str, home: Path, jobs: Jobs) -> list[Edge]:
     Raises StartError or BenchError.
     """
     with await DataDirectory.open(home) as directory:
-        async with _nats(directory) as (nats_url, nats), _edge(module, directory, nats_url) as (url, edge):
-            warm_up, *rest = jobs(url)
-            await run_job(warm_up)
-            return [await _measured(job, edge, nats) for job in rest]
+        async with _nats(directory) as (nats_url, nats):
+            return await _measured(module, directory, ReferenceConfig(nats_url, free_port()), jobs, nats)
 
 
-async def _measured(job: Job, edge: int, nats: int) -> Edge:
-    nats_before_us = cpu_us(nats)
-    result = await run_job(msgspec.structs.replace(job, edge_pid=edge))
-    return edge_figures(result, cpu_us(nats) - nats_before_us)
+async def measure_answering(home: Path, jobs: Jobs, tls: TlsSettings | None) -> list[Edge]:
+    """The same with an edge that answers at once and has no broker, over TLS or not."""
+    with await DataDirectory.open(home) as directory:
+        return await _measured(ANSWERING, directory, ReferenceConfig("", free_port(), tls), jobs, nats=None)
+
+
+async def _measured(
+    module: str, directory: DataDirectory, config: ReferenceConfig, jobs: Jobs, nats: int | None
+) -> list[Edge]:
+    async with _edge(module, directory, config) as edge:
+        warm_up, *rest = jobs(f"{'http' if config.tls is None else 'https'}://127.0.0.1:{config.port}")
+        await run_job(warm_up)
+        found = []
+        for job in rest:
+            nats_before_us = 0 if nats is None else cpu_us(nats)
+            result = await run_job(msgspec.structs.replace(job, edge_pid=edge))
+            found.append(edge_figures(result, 0 if nats is None else cpu_us(nats) - nats_before_us))
+        return found
 
 
 @asynccontextmanager
@@ -72,9 +86,8 @@ async def _nats(directory: DataDirectory) -> AsyncIterator[tuple[str, int]]:
 
 
 @asynccontextmanager
-async def _edge(module: str, directory: DataDirectory, nats_url: str) -> AsyncIterator[tuple[str, int]]:
-    """The reference edge; yields its URL and its process id."""
-    config = ReferenceConfig(nats_url=nats_url, port=free_port())
+async def _edge(module: str, directory: DataDirectory, config: ReferenceConfig) -> AsyncIterator[int]:
+    """The reference edge; yields its process id."""
     config_file = directory.path / "reference.json"
     write_private(config_file, msgspec.json.encode(config))
     command = Command(
@@ -85,7 +98,7 @@ async def _edge(module: str, directory: DataDirectory, nats_url: str) -> AsyncIt
     child = await spawn(command, directory.logs)
     try:
         await until_ready(child, lambda: accepts(config.port), START_WAIT_S)
-        yield f"http://127.0.0.1:{config.port}", child.pid
+        yield child.pid
     finally:
         await child.stop(STOP_WAIT_S)
 

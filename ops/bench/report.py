@@ -64,8 +64,9 @@ class FrostGate(msgspec.Struct, frozen=True):
 class Checks(msgspec.Struct, frozen=True):
     """What single checks cost the edge, microseconds of its CPU per event.
 
-    Contract, limits and signature by themselves; mTLS as the difference of two edges under one load of one
-    tenant, `plain` and `mutual_tls`, on connections that stand.
+    Contract, limits and signature by themselves; mTLS as what it adds to a request that is answered at once,
+    on a connection that stands. `plain` and `mutual_tls` are whole edges under one load of one tenant: their
+    difference is the same, and lost in what else happens to be going on.
     """
 
     contract_us: float

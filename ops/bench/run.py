@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ops.bench import checks, references
-from ops.bench.certificates import make_certificates
+from ops.bench.certificates import Certificates, make_certificates
 from ops.bench.figures import figures
 from ops.bench.job import ClientTls, Job
 from ops.bench.loads import BATCH_CONNECTIONS, BATCH_LINES, SINGLE_CONNECTIONS, STEADY_RATE, TENANTS, Loads
@@ -22,6 +22,7 @@ from ops.bench.requests import AGENT_ID, Sender
 from ops.bench.session import Say, Session
 from ops.bench.stack import RunningStack, running_stack, tenant_name
 from ops.clock import SystemClock
+from ops.settings import load
 
 CHECK_S_MAX = 1.0
 FRAMEWORK_MISSING = (
@@ -113,16 +114,29 @@ class _Bench:
     async def mutual_tls(self, costs: checks.Costs, plain: Edge) -> Checks:
         """The load of one tenant that `plain` is of, on an edge that asks for client certificates."""
         certificates = make_certificates(self._home, tenant_name(0), AGENT_ID, SystemClock())
+        mtls_us = await self._mtls_us(certificates)
         async with self._stack("mTLS", 1, (), certificates.edge, certificates.client) as (_, session):
             mutual_tls = await session.send_apart("single events of 1 tenant, mTLS", session.loads.one_tenant())
         return Checks(
             contract_us=costs.contract_us,
             limits_us=costs.limits_us,
             signature_us=costs.signature_us,
-            mtls_us=mutual_tls.edge_cpu_us - plain.edge_cpu_us,
+            mtls_us=mtls_us,
             plain=plain,
             mutual_tls=mutual_tls,
         )
+
+    async def _mtls_us(self, certificates: Certificates) -> float:
+        self._say("requests answered at once, over plain HTTP and over mTLS")
+        (plain,) = await references.measure_answering(
+            self._home / "answering", self._reference_jobs(Loads.single), tls=None
+        )
+        (mutual_tls,) = await references.measure_answering(
+            self._home / "answering-tls",
+            self._reference_jobs(Loads.single, tls=certificates.client),
+            load(certificates.edge).tls,
+        )
+        return mutual_tls.edge_cpu_us - plain.edge_cpu_us
 
     async def two_edges(self, one: Edge) -> Workers:
         async with self._stack("two edges", TENANTS, ("--workers", "2")) as (_, session):
@@ -201,12 +215,12 @@ class _Bench:
         self._say(f"  {single.events_per_s:,.0f} events/s accepted")
         return Reference(single=single)
 
-    def _reference_jobs(self, *wanted: Callable[[Loads], Job]) -> references.Jobs:
+    def _reference_jobs(self, *wanted: Callable[[Loads], Job], tls: ClientTls | None = None) -> references.Jobs:
         """The warm-up and the wanted jobs. References check no credential, so their senders need none that is valid."""
         senders = [Sender(tenant_name(number), "none") for number in range(TENANTS)]
 
         def jobs(url: str) -> list[Job]:
-            loads = Loads(url, senders, self._plan.seconds, core=self._core)
+            loads = Loads(url, senders, self._plan.seconds, tls, self._core)
             return [make(loads) for make in (Loads.warm_up, *wanted)]
 
         return jobs
