@@ -32,6 +32,7 @@ CHECK_MS = 1_000
 FILE_BYTES_MAX = 16 * 1024
 DOCUMENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _NOTHING_ARMED = "no break-glass document is armed"
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _OTHERS = 0o077
 _PRIVATE = 0o600
 
@@ -90,6 +91,7 @@ class ArmedDocument:
         """The document in force. Raises DocumentError."""
         data = _read_private(self._file)
         document = self._judged(data)
+        self._judge_places()
         if _read_private(self._ledger / document.id) != _sha256(data):
             raise DocumentError("the armed file is not the document that was armed")
         if self._disarmed(data).exists():
@@ -103,6 +105,7 @@ class ArmedDocument:
         """
         document = self._judged(data)
         self._ledger.mkdir(mode=0o700, exist_ok=True)
+        self._judge_places()
         try:
             _write_once(self._ledger / document.id, _sha256(data))
         except FileExistsError as cause:
@@ -122,6 +125,21 @@ class ArmedDocument:
                 _write_once(self._disarmed(self._file.read_bytes()), b"")  # putting the file back does not arm it
             self._file.unlink()
         return document_id
+
+    def _judge_places(self) -> None:
+        """Raises DocumentError when others may change what was armed, or who may sign: they could arm it again."""
+        for place, kind in (
+            (self._ledger, stat.S_ISDIR),
+            (self._ledger.parent, stat.S_ISDIR),
+            (Path(self._public_key_file), stat.S_ISREG),
+        ):
+            try:
+                status = place.lstat() if place == self._ledger else place.stat()
+            except OSError as cause:
+                raise DocumentError(f"{place.name} is not there, or cannot be looked at") from cause
+            ours = status.st_uid in {os.geteuid(), 0}
+            if not kind(status.st_mode) or status.st_mode & _WRITABLE_BY_OTHERS or not ours:
+                raise DocumentError(f"{place.name} may be changed by others than this user")
 
     def _disarmed(self, data: bytes) -> Path:
         return self._ledger / f"{_sha256(data).decode()}.disarmed"

@@ -12,7 +12,7 @@ from typing import Any
 
 from edge.settings import BreakerSettings, EdgeSettings, QueueSettings, RateSettings, TlsSettings
 from ops.settings_table import TABLE
-from ops.settings_types import SecretText, Service, Variable, shown
+from ops.settings_types import SecretText, Service, Variable, shown, verifies_server
 from ops.tls import plain_http_fault
 from schemas.canonical import canonical_any, sha256_hex
 from schemas.registry import PUBLISHED, readable
@@ -190,6 +190,7 @@ def _unproven(settings: Settings, need: Service | None) -> list[str]:
             ("FG_TLS_CLIENT_CA_FILE must be set", bool(settings.tls.client_ca_file)),
             ("FG_DP_SIGNATURE_MODE must be required", settings.edge.signature_required),
             ("FG_REDIS_URL must begin with rediss://", settings.redis_url.startswith("rediss://")),
+            ("FG_REDIS_URL must leave the server's certificate verified", verifies_server(settings.redis_url)),
         ]
     return [f"{words} when FG_ENV is prod" for words, holds in wanted if not holds]
 

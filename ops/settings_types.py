@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from schemas.ids import SCHEMA_VERSION
 
@@ -129,6 +129,12 @@ def urls(*schemes: str) -> Callable[[str], SecretText]:
         return SecretText(raw)
 
     return parse
+
+
+def verifies_server(redis_url: str) -> bool:
+    """Whether the client checks whose certificate it is shown, as it does unless told otherwise."""
+    told = parse_qs(urlsplit(redis_url).query, keep_blank_values=True)
+    return told.get("ssl_cert_reqs", ["required"]) == ["required"] and "ssl_check_hostname" not in told
 
 
 def rates_by_tier(raw: str) -> tuple[tuple[str, int], ...]:

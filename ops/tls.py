@@ -53,15 +53,19 @@ def faults(host: str, tls: TlsSettings) -> list[str]:
     return found
 
 
+def is_loopback(host: str) -> bool:
+    """Whether this host is the machine itself; a name other than `localhost` may be anybody's."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def plain_http_fault(host: str, tls: TlsSettings) -> str | None:
     """Why this host may not be listened on: an API key over plain HTTP never leaves the machine."""
-    if tls.served or host == "localhost":
-        return None
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if loopback:
+    if tls.served or is_loopback(host):
         return None
     return f"FG_HTTP_HOST {host} is not a loopback address, and without FG_TLS_CERT_FILE and FG_TLS_KEY_FILE it must be"
 

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 import click
 
 from ops.instance import Stack, read_stack
 from ops.settings import Service, Settings, environment, load, unknown_variables
 from ops.settings_types import SecretText
+from ops.tls import is_loopback
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
 
@@ -63,6 +65,9 @@ def edge_target(settings: Settings) -> EdgeTarget:
     if settings.url and (stack is None or stack.url != settings.url):
         if not settings.api_key:
             raise click.UsageError("FG_URL is set and FG_API_KEY is not: set FG_API_KEY to a key of that edge")
+        parts = urlsplit(settings.url)
+        if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+            raise click.UsageError("FG_URL is plain HTTP to another machine, which would read the API key: use https")
         return EdgeTarget(settings.url, SecretText(settings.api_key), None)
     if stack is None:
         raise _no_stack(settings, "FG_URL and FG_API_KEY")

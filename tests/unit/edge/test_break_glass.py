@@ -248,3 +248,18 @@ def test_the_log_says_it_once(document: ArmedDocument, clock: StandingClock, cap
         "break-glass document override-1 is in force",
         "no break-glass document is armed",
     ]
+
+
+@pytest.mark.parametrize("place", ["break-glass.json.used", "key.pub", "."])
+def test_nothing_is_in_force_where_others_may_write(
+    document: ArmedDocument, clock: StandingClock, tmp_path: Path, place: str
+) -> None:
+    document.arm(signed())
+    (tmp_path / place).chmod(0o777)
+    clock.advance(CHECK_MS)
+    assert document.armed() is None
+    with pytest.raises(DocumentError, match="others"):
+        document.arm(signed(id="override-2"))
+    (tmp_path / place).chmod(0o700)
+    clock.advance(CHECK_MS)
+    assert document.armed() == "override-1"

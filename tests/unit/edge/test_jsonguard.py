@@ -1,6 +1,7 @@
 """Bytes to one meaning: duplicates, depth, nodes, NUL, huge numbers, and the canonical form."""
 
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge import jsonguard
 from edge.jsonguard import KEY_CHARS_MAX, NUMBER_CHARS_MAX, Decoded, decode
 from schemas.canonical import canonical_plain
 from schemas.codes import Code
@@ -240,3 +242,11 @@ def test_the_search_for_long_numbers_reads_strings_as_the_decoder_does(parts: li
     except ValueError:
         return
     assert (verdict is Code.PAYLOAD_INVALID) == any(len(number) > NUMBER_CHARS_MAX for number in numbers)
+
+
+@given(st.lists(st.sampled_from(['"', "\\", "0123456789" * 3, "7", "12e+5", "-", ",", "x", "[", "\n"]), max_size=30))
+def test_a_long_number_is_found_wherever_no_string_hides_it(pieces: list[str]) -> None:
+    body = "".join(pieces).encode()
+    outside = re.sub(rb'"(?:[^"\\]|\\.)*("|\\?\Z)', b" ", body, flags=re.DOTALL)
+    expected = re.search(rb"[0-9][0-9.eE+-]{32}", outside) is not None
+    assert jsonguard._has_long_number(body) is expected

@@ -194,3 +194,10 @@ def test_a_misspelled_variable_is_a_warning_with_the_nearest_name() -> None:
         "nothing reads FG_DP_DLQ_ALERT_DEPT; did you mean FG_DP_DLQ_ALERT_DEPTH?"
     ]
     assert unknown_variables({"FG_ZZZZZZZZZZ": "1"}) == ["nothing reads FG_ZZZZZZZZZZ"]
+
+
+@pytest.mark.parametrize("query", ["ssl_cert_reqs=none", "ssl_cert_reqs=optional", "ssl_check_hostname=false"])
+def test_production_refuses_a_coordination_store_that_is_not_verified(query: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load({"FG_ENV": "prod", "FG_REDIS_URL": f"rediss://u:p@valkey:6379/0?{query}"}, Service.EDGE)
+    assert any("certificate verified" in fault for fault in refused.value.faults)
