@@ -40,12 +40,15 @@ class Admissions:
         self._timeout_ms = float(settings.redis_timeout_ms)
 
     async def of(self, sender: Principal, event_ids: Sequence[str], nonce: Nonce | None) -> Standing | Findings:
-        """How the events stand; findings when none of them may go on.
+        """How the events stand; findings when none of them may go on, as when the tenant's limits are not known.
 
         Redis away is a refusal in every profile, unless an emergency override is armed: that waives the
         rate and the nonce, and nothing else (DESIGN decision 7).
         """
-        limits = await self._ports.limits.of(sender.tenant_id, sender.plan_tier)
+        try:
+            limits = await self._ports.limits.of(sender.tenant_id, sender.plan_tier)
+        except NoAnswer as failure:
+            return finding(failure.code)
         factor = self._ports.throttle.factor(sender.tenant_id)
         budget = Budget(limits.rps * factor, limits.burst)
         try:
@@ -64,14 +67,14 @@ class Admissions:
         if not self._ports.redis_proven():
             raise NoAnswer(Code.RATE_LIMIT_BACKEND_UNAVAILABLE)
         circuits = self._ports.circuits
-        await circuits.enter(Component.REDIS)
+        ticket = await circuits.enter(Component.REDIS)
         try:
             admission = await self._ports.coordination.admit(ask)
         except NoAnswer:
-            circuits.record(Component.REDIS, None, failed=True, elapsed_ms=self._timeout_ms)
+            circuits.record(Component.REDIS, None, ticket, failed=True, elapsed_ms=self._timeout_ms)
             raise
         # An answer within the deadline is a success; our own wait for our turn is not the store's latency.
-        circuits.record(Component.REDIS, None, failed=False, elapsed_ms=0.0)
+        circuits.record(Component.REDIS, None, ticket, failed=False, elapsed_ms=0.0)
         return admission
 
 

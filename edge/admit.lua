@@ -15,6 +15,7 @@ local NONCE_MS = 135000 -- the window below, and twice 5 s for clocks
 local CREATED_PAST_MS = 120000
 local CREATED_FUTURE_MS = 5000
 local EPOCH_GUARD_MS = 5000
+local RETRY_MS_MIN = 1000
 local ROUNDING = 1e-6 -- of an event: what adding and draining fractions may lose
 local MS_MAX = 1e12
 
@@ -29,7 +30,12 @@ local function whole(number)
   return string.format('%.0f', number)
 end
 
--- Why the nonce may not pass, nil when it is new and now taken.
+-- `created` is in whole seconds, so the first signature that the epoch lets pass is of the next whole second.
+local function ms_until_guard_ends(epoch_ms)
+  return math.max(RETRY_MS_MIN, math.ceil((epoch_ms + EPOCH_GUARD_MS) / 1000) * 1000 - now_ms)
+end
+
+-- Why the nonce may not pass and when a new one may, nil when it is new.
 local function refusal(epoch_key, nonce_key, created_ms)
   local epoch_ms = redis.call('GET', epoch_key)
   if not epoch_ms then
@@ -39,12 +45,18 @@ local function refusal(epoch_key, nonce_key, created_ms)
   if created_ms < epoch_ms + EPOCH_GUARD_MS
     or created_ms < now_ms - CREATED_PAST_MS
     or created_ms > now_ms + CREATED_FUTURE_MS then
-    return CLOSED
+    return CLOSED, ms_until_guard_ends(epoch_ms)
   end
-  if not redis.call('SET', nonce_key, '1', 'NX', 'PX', NONCE_MS) then
-    return REPLAYED
+  if redis.call('GET', nonce_key) then
+    return REPLAYED, 0
   end
   return nil
+end
+
+-- A nonce is taken once something of its request passes. A request refused for its rate had no effect, and to
+-- remember it would let one tenant's flood fill the store, which refuses everybody.
+local function take(nonce_key)
+  redis.call('SET', nonce_key, '1', 'PX', NONCE_MS)
 end
 
 -- A budget is a bucket: each event raises its level by one up to the burst, and it drains at the rate.
@@ -176,12 +188,17 @@ local first = 1
 for i, ask in ipairs(cmsgpack.unpack(ARGV[1])) do
   local count, rate, burst, created_ms = ask[1], ask[2], ask[3], ask[4]
   local next_first = first + 3 + count
-  local refused = nil
-  if created_ms then
-    refused = refusal(KEYS[next_first], KEYS[next_first + 1], created_ms)
+  local nonce_key = created_ms and KEYS[next_first + 1]
+  local refused, retry_after_ms = nil, 0
+  if nonce_key then
+    refused, retry_after_ms = refusal(KEYS[next_first], nonce_key, created_ms)
     next_first = next_first + 2
   end
-  answers[i] = refused and {refused, {}, 0, 0, 0, 0, {}} or admit(first, count, rate, burst)
+  local answer = refused and {refused, {}, 0, 0, 0, retry_after_ms, {}} or admit(first, count, rate, burst)
+  if nonce_key and answer[3] + answer[4] > 0 then
+    take(nonce_key)
+  end
+  answers[i] = answer
   first = next_first
 end
 save_buckets()

@@ -48,6 +48,8 @@ class EdgeApp:
         gate = Gate(Authenticator(ports.credentials, ports.clock, settings), ports.tls)
         ingest = IngestEndpoints(settings, ports, gate)
         reads = ReadEndpoints(settings, ports, gate, openapi_document(settings))
+        self.stop = ingest.stop
+        """To be called when the server begins to stop: requests that only wait are then answered at once."""
         self._event = Route("/v1/events/{event_id}", "GET", reads.event)
         self._routes: Mapping[bytes, Route] = {
             route.template.encode(): route

@@ -1,19 +1,20 @@
 """The circuit breakers: one for each component, and one for each tenant's share of the stream.
 
 A closed circuit costs a dictionary look-up and a few additions. An open one refuses at once. When
-its time is over it lets probes through, counted over all edge processes (`edge/probes.py`); only
-the circuit of Redis counts its own here, because Redis is what is broken then.
+its time is over it lets probes through, counted over all edge processes (`edge/probes.py`). The
+circuit of Redis counts its own here, because Redis is what is broken then; the others do so under an
+emergency override, which is armed for the same reason.
 """
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from redis.asyncio import Redis
 
 from edge.circuit import Circuit, Event, State
-from edge.ports import CircuitOpen, Component
-from edge.probes import Answer, LocalProbes, Probes, SharedProbes, Word
+from edge.ports import NO_PROBE, CircuitOpen, Component, Ticket
+from edge.probes import Answer, Became, LocalProbes, OverriddenProbes, Probes, SharedProbes, Word
 from edge.settings import BreakerSettings
 from schemas.answers import NoAnswer
 from schemas.meter import Meter
@@ -31,48 +32,67 @@ QUIET_MS = 100
 
 
 class Breakers:
-    """Implements `edge.ports.Circuits`. Not thread-safe: one event loop."""
+    """Implements `edge.ports.Circuits`. Not thread-safe: one event loop.
 
-    def __init__(self, client: "Redis", settings: BreakerSettings, clock: Clock, meter: Meter) -> None:
+    `armed` names the emergency override in force, None while there is none.
+    """
+
+    def __init__(
+        self, client: "Redis", settings: BreakerSettings, clock: Clock, meter: Meter, armed: Callable[[], str | None]
+    ) -> None:
         self._settings = settings
         self._clock = clock
         self._meter = meter
         self._open_ms = settings.open_seconds * 1000
-        self._shared: Probes = SharedProbes(client, settings)
         self._local: Probes = LocalProbes(settings, clock)
+        self._shared: Probes = OverriddenProbes(SharedProbes(client, settings), self._local, armed)
         self._components = {component: Circuit(component, "") for component in Component}
         self._tenants: dict[str, Circuit] = {}
         self._reports: set[asyncio.Task[None]] = set()
         for circuit in self._components.values():
             self._show(circuit)
 
-    async def enter(self, component: Component, tenant_id: str | None = None) -> None:
-        """Return when the call may be made; what became of it is then due to `record`.
+    async def enter(self, component: Component, tenant_id: str | None = None) -> Ticket:
+        """Return when the call may be made; what became of it is then due to `record`, with the ticket.
 
-        Raises CircuitOpen: nothing may be sent, try after its time. A tenant's circuit stands beside
-        that of everybody: a caller enters both. Only the stream has circuits of tenants.
-        """
-        circuit = self._components[component] if tenant_id is None else self._tenants.get(tenant_id)
-        if circuit is not None and circuit.state is not State.CLOSED:
-            await self._probe(circuit)
-
-    def record(self, component: Component, tenant_id: str | None, *, failed: bool, elapsed_ms: float) -> None:
-        """Count a call that was let in, for the circuit of everybody or, with `tenant_id`, for the tenant's own.
-
-        While the component itself fails, nothing is held against its tenants.
+        Raises CircuitOpen: nothing may be sent, try after its time. With `tenant_id` the tenant's own
+        circuit has its say first, and no probe is taken unless both let the call in. Only the stream
+        has circuits of tenants.
         """
         everybody = self._components[component]
-        circuit = everybody if tenant_id is None else self._tenants.get(tenant_id) or self._new(tenant_id)
+        own = None if tenant_id is None else self._tenants.get(tenant_id)
+        if own is None or own.state is State.CLOSED:
+            return NO_PROBE if everybody.state is State.CLOSED else Ticket(await self._probe(everybody), "")
+        self._rested(everybody)
+        own_round = await self._probe(own)
+        try:
+            return Ticket(await self._probe(everybody), own_round)
+        except CircuitOpen:
+            if own_round:
+                self._report(own, own_round, Became.UNUSED)
+            raise
+
+    def record(
+        self, component: Component, tenant_id: str | None, ticket: Ticket, *, failed: bool, elapsed_ms: float
+    ) -> None:
+        """Count a call that was let in, for the circuit of everybody and, with `tenant_id`, for the tenant's own.
+
+        A call that is no probe counts while the circuit is closed only: one from before it opened is
+        too late to matter. While the component itself fails, nothing is held against its tenants.
+        """
         slow = elapsed_ms >= self._settings.latency_p95_ms
-        if circuit.state is not State.CLOSED:
-            self._came_back(circuit, failed=failed or slow)
-        elif everybody.state is State.CLOSED:
-            now_ms = self._clock.now_ms()
-            circuit.window.add(now_ms, failed=failed, slow=slow)
-            if circuit.window.too_bad(self._settings.error_rate_threshold):
-                self._open(circuit, Event.TRIPPED, self._open_ms)
-                if tenant_id is None and component is Component.STREAM:
-                    self._forgive_tenants()
+        everybody = self._components[component]
+        own = None if tenant_id is None else self._tenants.get(tenant_id) or self._new(tenant_id)
+        if ticket is not NO_PROBE:
+            self._came_back(everybody, ticket.everybody, failed=failed or slow)
+            if own is not None:
+                self._came_back(own, ticket.own, failed=failed or slow)
+        now_ms = self._clock.now_ms()
+        if everybody.state is State.CLOSED and self._trips(everybody, now_ms, failed=failed, slow=slow):
+            if component is Component.STREAM:
+                self._forgive_tenants()
+        elif own is not None and everybody.state is own.state is State.CLOSED:
+            self._trips(own, now_ms, failed=failed, slow=slow)
 
     def states(self) -> Mapping[str, str]:
         """The circuits that are not closed, by name; of tenants only how many there are."""
@@ -87,21 +107,33 @@ class Breakers:
         if self._reports:
             await asyncio.wait(self._reports)
 
-    async def _probe(self, circuit: Circuit) -> None:
-        """Return when this call is one of the probes, or the circuit turns out to be closed. Raises CircuitOpen.
+    def _trips(self, circuit: Circuit, now_ms: UnixMs, *, failed: bool, slow: bool) -> bool:
+        """Count a call of a closed circuit; whether that opened it."""
+        circuit.window.add(now_ms, failed=failed, slow=slow)
+        if not circuit.window.too_bad(self._settings.error_rate_threshold):
+            return False
+        self._open(circuit, Event.TRIPPED, self._open_ms)
+        return True
+
+    async def _probe(self, circuit: Circuit) -> str:
+        """The round that this call is a probe of, empty when the circuit turns out to be closed. Raises CircuitOpen.
 
         One asks at a time: once there is no probe left, those behind it are refused without asking.
         """
         async with circuit.asking:
-            now_ms = self._clock.now_ms()
-            rest_ms = circuit.rest_ms(now_ms)
-            if rest_ms > 0:
-                raise CircuitOpen(rest_ms if circuit.state is State.OPEN else RETRY_MS)
+            self._rested(circuit)
             if circuit.state is State.OPEN:
                 self._change(circuit, Event.WAITED)
-            if circuit.state is State.HALF_OPEN:
-                answer = await self._asked(circuit, now_ms - circuit.opened_ms)
-                self._take(circuit, answer)
+            if circuit.state is State.CLOSED:
+                return ""
+            answer = await self._asked(circuit, self._clock.now_ms() - circuit.opened_ms)
+            return self._taken(circuit, answer)
+
+    def _rested(self, circuit: Circuit) -> None:
+        """Return when a call may pass or ask for a probe. Raises CircuitOpen."""
+        rest_ms = circuit.rest_ms(self._clock.now_ms())
+        if rest_ms > 0:
+            raise CircuitOpen(rest_ms if circuit.state is State.OPEN else RETRY_MS)
 
     async def _asked(self, circuit: Circuit, opened_ms_ago: int) -> Answer:
         try:
@@ -109,14 +141,12 @@ class Breakers:
         except NoAnswer:
             return Answer(Word.NONE)  # who cannot be counted does not pass
 
-    def _take(self, circuit: Circuit, answer: Answer) -> None:
-        """Return when the answer lets this call pass. Raises CircuitOpen."""
+    def _taken(self, circuit: Circuit, answer: Answer) -> str:
+        """The round, as `_probe` returns it, when the answer lets this call pass. Raises CircuitOpen."""
         match answer.word:
             case Word.PROBE if circuit.state is State.HALF_OPEN:
-                if answer.round != circuit.round:
-                    circuit.round, circuit.under_way = answer.round, 0
-                circuit.under_way += 1
-                return
+                circuit.round = answer.round
+                return answer.round
             case Word.CLOSED:
                 self._change(circuit, Event.PROBES_PASSED)
             case Word.OPEN:
@@ -126,21 +156,25 @@ class Breakers:
         # A probe may have come back while this one was asked for.
         if circuit.state is not State.CLOSED:
             raise CircuitOpen(circuit.rest_ms(self._clock.now_ms()) if circuit.state is State.OPEN else RETRY_MS)
+        return ""
 
-    def _came_back(self, circuit: Circuit, *, failed: bool) -> None:
-        """A call that was let in before the circuit opened is no probe, and too late to matter."""
-        if circuit.under_way == 0:
+    def _came_back(self, circuit: Circuit, round_: str, *, failed: bool) -> None:
+        """A probe of a round that is over for this process is too late to matter."""
+        if not round_ or round_ != circuit.round:
             return
-        circuit.under_way -= 1
-        report = asyncio.get_running_loop().create_task(self._report(circuit, circuit.round, failed=failed))
-        self._reports.add(report)
-        report.add_done_callback(self._reports.discard)
+        self._report(circuit, round_, Became.FAILED if failed else Became.PASSED)
         if failed:
             self._open(circuit, Event.PROBE_FAILED, self._open_ms)
 
-    async def _report(self, circuit: Circuit, round_: str, *, failed: bool) -> None:
+    def _report(self, circuit: Circuit, round_: str, became: Became) -> None:
+        """Tell it behind everyone's back."""
+        report = asyncio.get_running_loop().create_task(self._reported(circuit, round_, became))
+        self._reports.add(report)
+        report.add_done_callback(self._reports.discard)
+
+    async def _reported(self, circuit: Circuit, round_: str, became: Became) -> None:
         try:
-            answer = await self._probes_of(circuit).report(circuit.name, round_, failed=failed)
+            answer = await self._probes_of(circuit).report(circuit.name, round_, became)
         except NoAnswer:
             return  # the round ends without this probe: it is forgotten, and another one begins
         if circuit.round != round_:

@@ -78,7 +78,7 @@ class Circuit:
 
     __slots__ = (
         *("component", "tenant_id", "state", "window", "asking"),
-        *("opened_ms", "open_ms", "round", "under_way", "quiet_until_ms"),
+        *("opened_ms", "open_ms", "round", "quiet_until_ms"),
     )
 
     def __init__(self, component: str, tenant_id: str) -> None:
@@ -90,8 +90,6 @@ class Circuit:
         self.open_ms = 0
         self.round = ""
         """The round of probes that this process takes part in."""
-        self.under_way = 0
-        """Its probes that were let in and have not come back."""
         self.quiet_until_ms = UnixMs(0)
         """Until then nobody asks for a probe, since there was none a moment ago."""
         self.asking = asyncio.Lock()
@@ -109,7 +107,6 @@ class Circuit:
         self.state = state
         self.window = Window()
         self.round = ""
-        self.under_way = 0
         self.quiet_until_ms = UnixMs(0)
         return True
 

@@ -24,6 +24,19 @@ class ConnectionLimits:
     body_ms_free: int = 5_000
     """A body has this long, and longer as it comes."""
     body_bytes_per_s_min: int = 1024
+    body_ms_silent: int = 5_000
+    """Between one piece of a body and the next."""
+    body_ms_max: int = 60_000
+    write_ms_max: int = 30_000
+    """For a client to take what waits for it: so long writing may be paused, and so long closing may take."""
+
+    def body_due_s(self, since_s: float, size: int, last_s: float) -> float:
+        """When more of a body must be there, of which so much has come, the last of it at `last_s`."""
+        return min(
+            since_s + self.body_ms_free / 1000 + size / self.body_bytes_per_s_min,
+            max(since_s, last_s) + self.body_ms_silent / 1000,
+            since_s + self.body_ms_max / 1000,
+        )
 
 
 def refusal_bytes(code: Code, request_id: str) -> bytes:

@@ -237,7 +237,8 @@ def _admission(ask: Ask, answer: _Answer, hints: Iterator[bytes]) -> Admission:
     """The answer in our words; takes its share of `hints`."""
     count = len(ask.event_ids)
     if answer.refused:
-        return Admission([None] * count, [False] * count, [0] * count, 0, 0, _REFUSALS[answer.refused])
+        refused = _REFUSALS[answer.refused]
+        return Admission([None] * count, [False] * count, [0] * count, 0, answer.retry_after_ms, refused)
     keys: list[EventKey | None] = [None] * count
     for place in answer.hinted:
         keys[place] = _read(next(hints), ask.tenant_id, ask.event_ids[place])

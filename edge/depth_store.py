@@ -39,6 +39,13 @@ class SharedView(NamedTuple):
     depths: Mapping[str, LaneDepth]
 
 
+class AgedView(NamedTuple):
+    """The depths of a partition as this edge sampled them, `age_ms` ago by its own clock."""
+
+    age_ms: int
+    depths: Mapping[str, LaneDepth]
+
+
 class Turn(NamedTuple):
     """Whether this edge is to sample the partition now, and what is known of it meanwhile."""
 
@@ -62,10 +69,11 @@ class DepthStore:
         held, views = answers[:PARTITIONS], answers[PARTITIONS:]
         return [Turn(bool(one), _view(now_ms, raw)) for one, raw in zip(held, views, strict=True)]
 
-    async def publish(self, views: Mapping[int, Mapping[str, LaneDepth]], age_ms: int) -> Sequence[int]:
+    async def publish(self, views: Mapping[int, AgedView]) -> Sequence[int]:
         """Write the partitions' views. Returns for each when it was taken, 0 where another edge samples by now."""
-        packed = map(_encode, views.values())
-        taken: list[int] = await PUBLISH.call(self._client, _names(views), self._holder, age_ms, VIEW_MS, *packed)
+        ages_ms = [view.age_ms for view in views.values()]
+        packed = [_encode(view.depths) for view in views.values()]
+        taken: list[int] = await PUBLISH.call(self._client, _names(views), self._holder, VIEW_MS, *ages_ms, *packed)
         return taken
 
     async def write(self, keys: Sequence[TenantKey]) -> None:

@@ -1,8 +1,9 @@
 """The shared view of queue depths: sampled by one edge per partition, read by all, looked up without waiting.
 
-Every half second each edge reads what the others sampled and samples the partitions it holds. Where
-Redis is away nobody can share, and each edge samples all of them itself: the truth is the broker's,
-so the gates work, and stay closed where the broker does not answer either.
+Every half second each edge reads what the others sampled and samples the partitions it holds, each
+of them on its own: one that does not answer delays no other. Where Redis is away nobody can share,
+and each edge samples all of them itself: the truth is the broker's, so the gates work, and stay
+closed where the broker does not answer either.
 """
 
 import asyncio
@@ -15,10 +16,11 @@ from typing import Protocol
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from edge.coalesce import Coalescer
 from edge.deadline import within
 from edge.depth_keys import WrittenKeys, deepest_first
 from edge.depth_series import PartitionSeries, Sample
-from edge.depth_store import DepthStore
+from edge.depth_store import AgedView, DepthStore, SharedView
 from edge.ports import Depth
 from edge.settings import QueueSettings
 from schemas.answers import NoAnswer
@@ -32,7 +34,9 @@ log = logging.getLogger("edge")
 
 INTERVAL_S = 0.5
 STORE_MS_MAX = 400
-SAMPLED_AT_ONCE_MAX = 4
+BEGUN_AT_ONCE_MAX = 4
+BEGUN_APART_S = 0.05
+"""So long the next samples wait for those begun before them, to spare the broker a burst."""
 KEYS_PER_TURN_MAX = 1_000
 METERED_TENANTS_MAX = 50
 SETTLED = LaneDepth(0, 0, 0)
@@ -62,8 +66,12 @@ class DepthView:
         self._metered: set[str] = set()
         self._deep: set[str] = set()
         self._failing: set[str] = set()
+        self._held: frozenset[int] = frozenset()
+        """Partitions that this edge samples for all."""
         self._sitting_out: set[int] = set()
         """Partitions that this edge could not sample last: another one may have a way to the broker."""
+        self._sampling: dict[int, asyncio.Task[None]] = {}
+        self._sharing: Coalescer[tuple[int, Sample], int] = Coalescer(self._share, 0.0, PARTITIONS)
 
     def of(self, tenant_id: str) -> Depth | None:
         """The tenant's depth, None while the view is older than 2 s: unknown means no."""
@@ -90,79 +98,119 @@ class DepthView:
     async def run(self, stopping: asyncio.Event) -> None:
         """Refresh until `stopping` is set, then leave the sampling to the others."""
         while not stopping.is_set():
+            due_s = asyncio.get_running_loop().time() + INTERVAL_S
             await self.refresh()
             try:
-                async with asyncio.timeout(INTERVAL_S):
+                async with asyncio.timeout_at(due_s):
                     await stopping.wait()
             except TimeoutError:
                 continue
+        await self._end_sampling()
         self._sitting_out.update(range(PARTITIONS))
         await self._take_turns()
 
     async def refresh(self) -> None:
-        """Read what others sampled, sample what this edge holds, and say so to the gauges. Never raises NoAnswer."""
-        held = await self._take_turns()
-        asked_ms = self._clock.now_ms()
-        sampled = await self._sampled(range(PARTITIONS) if held is None else held)
-        for partition, depths in sampled.items():
-            self._series[partition].add(Sample(asked_ms, depths), self._clock.now_ms())
-        if held is not None and sampled:
-            await self._share(sampled, asked_ms)
+        """Read what others sampled, begin to sample what this edge holds, and say to the gauges what is known.
+
+        Every sample counts, and is shared, as soon as it comes, if need be after the return. Never raises NoAnswer.
+        """
+        self._forget_ended()
+        store_answers = await self._take_turns()
+        # What it sits out an edge samples for itself: so it knows when it can sample it for the others again.
+        wanted = sorted(self._held | self._sitting_out) if store_answers else range(PARTITIONS)
+        due = [partition for partition in wanted if partition not in self._sampling]
+        for start in range(0, len(due), BEGUN_AT_ONCE_MAX):
+            begun = [self._begin(partition) for partition in due[start : start + BEGUN_AT_ONCE_MAX]]
+            await asyncio.wait(begun, timeout=BEGUN_APART_S)
+        await self._write_keys()
         self._report()
 
-    async def _take_turns(self) -> Sequence[int] | None:
-        """The partitions this edge samples now, None where the store is away. Takes in what others sampled."""
+    async def _take_turns(self) -> bool:
+        """Learn which partitions this edge samples for all, and what others sampled. False where the store is away."""
         asked_ms = self._clock.now_ms()
         try:
             turns = await within(STORE_MS_MAX, self._store.turns(self._sitting_out))
         except (RedisError, OSError) as failure:
             self._note("the shared depth view", failure)
-            return None
+            self._held = frozenset()
+            return False
         self._note("the shared depth view", None)
-        self._sitting_out.clear()
+        self._held = frozenset(partition for partition, turn in enumerate(turns) if turn.held)
         for partition, turn in enumerate(turns):
             if not turn.held:
                 self._written[partition].forget()
-            view = turn.view
-            if view is not None and view.taken_store_ms > self._seen_store_ms[partition]:
-                self._seen_store_ms[partition] = view.taken_store_ms
-                self._series[partition].add(Sample(UnixMs(asked_ms - view.age_ms), view.depths), asked_ms)
-        return [partition for partition, turn in enumerate(turns) if turn.held]
+            # Not "later than": the store's clock may have been ahead once.
+            if turn.view is not None and turn.view.taken_store_ms != self._seen_store_ms[partition]:
+                self._seen_store_ms[partition] = turn.view.taken_store_ms
+                self._take_in(partition, turn.view, asked_ms)
+        return True
 
-    async def _sampled(self, partitions: Sequence[int]) -> Mapping[int, Mapping[str, LaneDepth]]:
-        """The depths of those of the partitions that the broker answers for; the view of the others ages."""
-        found: dict[int, Mapping[str, LaneDepth]] = {}
-        for start in range(0, len(partitions), SAMPLED_AT_ONCE_MAX):
-            some = partitions[start : start + SAMPLED_AT_ONCE_MAX]
-            answers = await asyncio.gather(*map(self._sampler.read, some), return_exceptions=True)
-            for partition, answer in zip(some, answers, strict=True):
-                if isinstance(answer, NoAnswer):
-                    self._note(f"the depth of partition {partition}", answer)
-                    self._sitting_out.add(partition)
-                elif isinstance(answer, BaseException):
-                    raise answer
-                else:
-                    self._note(f"the depth of partition {partition}", None)
-                    found[partition] = answer
-        return found
+    def _take_in(self, partition: int, view: SharedView, asked_ms: UnixMs) -> None:
+        """Add what another edge sampled. A view from the store's future has no age that anybody knows."""
+        if view.age_ms >= 0:
+            self._series[partition].add(Sample(UnixMs(asked_ms - view.age_ms), view.depths), asked_ms)
 
-    async def _share(self, sampled: Mapping[int, Mapping[str, LaneDepth]], asked_ms: UnixMs) -> None:
-        """Write the views, and those of the tenants' keys that are due, the deepest first."""
+    def _begin(self, partition: int) -> "asyncio.Task[None]":
+        task = self._sampling[partition] = asyncio.get_running_loop().create_task(self._sample(partition))
+        return task
+
+    def _forget_ended(self) -> None:
+        for partition, task in [*self._sampling.items()]:
+            if task.done():
+                del self._sampling[partition]
+                if not task.cancelled():
+                    task.result()  # a fault of ours ends the view
+
+    async def _end_sampling(self) -> None:
+        if self._sampling:
+            for task in self._sampling.values():
+                task.cancel()
+            await asyncio.wait(self._sampling.values())
+        self._forget_ended()
+
+    async def _sample(self, partition: int) -> None:
+        """Ask the broker, and share the answer where this edge is the one to do so; without one the view ages."""
+        what = f"the depth of partition {partition}"
+        asked_ms = self._clock.now_ms()
         try:
-            age_ms = self._clock.now_ms() - asked_ms
-            taken = await within(STORE_MS_MAX, self._store.publish(sampled, age_ms))
-            for partition, taken_store_ms in zip(sampled, taken, strict=True):
-                self._seen_store_ms[partition] = max(taken_store_ms, self._seen_store_ms[partition])
-            due = (
-                key for partition, depths in sampled.items() for key in self._written[partition].due(depths, asked_ms)
-            )
-            keys = deepest_first(due, KEYS_PER_TURN_MAX)
+            depths = await self._sampler.read(partition)
+        except NoAnswer as failure:
+            self._note(what, failure)
+            self._sitting_out.add(partition)
+            return
+        self._note(what, None)
+        self._sitting_out.discard(partition)
+        sample = Sample(asked_ms, depths)
+        self._series[partition].add(sample, self._clock.now_ms())
+        if partition in self._held:
+            self._seen_store_ms[partition] = await self._sharing.ask((partition, sample))
+
+    async def _share(self, samples: Sequence[tuple[int, Sample]]) -> Sequence[int]:
+        """Write the views. Returns for each when it was taken by the store's clock, as last seen where it was not."""
+        now_ms = self._clock.now_ms()
+        views = {partition: AgedView(now_ms - sample.taken_ms, sample.depths) for partition, sample in samples}
+        try:
+            taken = await within(STORE_MS_MAX, self._store.publish(views))
+        except (RedisError, OSError) as failure:
+            self._note("the shared depth view", failure)
+            taken = [0] * len(views)
+        return [one or self._seen_store_ms[partition] for partition, one in zip(views, taken, strict=True)]
+
+    async def _write_keys(self) -> None:
+        """Write the tenants' keys that are due, the deepest first."""
+        now_ms = self._clock.now_ms()
+        fresh = [partition for partition in self._held if self._series[partition].fresh(now_ms)]
+        due = (key for one in fresh for key in self._written[one].due(self._series[one].last, now_ms))
+        keys = deepest_first(due, KEYS_PER_TURN_MAX)
+        if not keys:
+            return
+        try:
             await within(STORE_MS_MAX, self._store.write(keys))
         except (RedisError, OSError) as failure:
             self._note("the shared depth view", failure)
             return
         for key in keys:
-            self._written[partition_of(key.tenant_id)].note(key, asked_ms)
+            self._written[partition_of(key.tenant_id)].note(key, now_ms)
 
     def _report(self) -> None:
         """Set the gauges, and log who has come to WARN."""

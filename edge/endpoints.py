@@ -1,16 +1,18 @@
 """POST /ingest and POST /ingest/batch: bytes in, receipts or refusals out."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from edge.admit import Admitted, Contract, Unfit
+from edge.bodies import Bodies
 from edge.gate import Gate, narrowed
 from edge.headers import SAMPLED, conflicts, parent_trace, refused_body
 from edge.ingest import Accepted, Ingest, Origin, Settled, Verdict
 from edge.ports import EdgePorts, Nonce
 from edge.problem import Findings, finding, refused_line, status_of
 from edge.refusals import correlation, refusal
+from edge.refused_events import RefusedEvents
 from edge.settings import EdgeSettings
 from edge.signature import SignatureCheck, Signed
 from edge.standing import standing_headers
@@ -24,7 +26,8 @@ from schemas.principal import Principal, Scope
 from schemas.units import UnixMs
 
 TURN_BYTES = 16 * 1024
-"""Of a batch, so much is checked in one turn of the event loop; then others get theirs."""
+TURN_LINES = 32
+"""Of a batch, no more is checked or answered in one turn of the event loop; then others get theirs."""
 RECEIPT_STATUS = b'{"status":"accepted",'
 REPLAYED = (b"idempotency-replayed", b"true")
 UNAUTHORIZED = 401
@@ -56,14 +59,24 @@ class IngestEndpoints:
         self._ingest = Ingest(ports, settings)
         self._waits = DecisionWaits(ports.decisions)
         self._watch = Watch(ports, settings.tries_max)
+        self._bodies = Bodies()
+        self._refused_events = RefusedEvents(ports.clock)
         self._checking = asyncio.Lock()
         """Batches are checked one after the other, so that many of them delay a single event no longer than one."""
 
     async def single(self, request: Request) -> Response | None:
         """One envelope: its receipt with 202, its decision with 200 for who waits for it, or a problem document."""
-        sent = await self._receive(request, JSON, self._settings.body_bytes_max)
-        if not isinstance(sent, _Sent):
-            return sent
+        return await self._received(request, JSON, self._settings.body_bytes_max, self._single)
+
+    async def batch(self, request: Request) -> Response | None:
+        """Up to `batch_lines_max` envelopes, one a line: 200 with one result a line, in order."""
+        return await self._received(request, NDJSON, self._settings.batch_bytes_max, self._batch)
+
+    def stop(self) -> None:
+        """Whoever waits for a decision gets its receipt, from now on at once."""
+        self._waits.stop()
+
+    async def _single(self, request: Request, sent: _Sent) -> Response:
         sender = sent.sender
         trace = parent_trace(request.fields)
         origin = Origin(request.request_id, self._ports.new_span_id(), SAMPLED if trace is None else trace[1])
@@ -87,11 +100,7 @@ class IngestEndpoints:
             headers.append(REPLAYED)
         return await self._answer(request, verdict, headers)
 
-    async def batch(self, request: Request) -> Response | None:
-        """Up to `batch_lines_max` envelopes, one a line: 200 with one result a line, in order."""
-        sent = await self._receive(request, NDJSON, self._settings.batch_bytes_max)
-        if not isinstance(sent, _Sent):
-            return sent
+    async def _batch(self, request: Request, sent: _Sent) -> Response:
         speaker = await self._speaker(request, sent, batch=True)
         if not isinstance(speaker, _Speaker):
             return self._refuse(request, sent.sender, speaker)
@@ -100,6 +109,8 @@ class IngestEndpoints:
         if isinstance(lines, Code):
             return self._refuse(request, sender, finding(lines))
         checked = await self._check(lines, sender)
+        if not isinstance(checked, list):
+            return self._refuse(request, sender, checked)
         events = [one for one in checked if isinstance(one, Admitted)]
         origin = Origin(request.request_id, self._ports.new_span_id(), SAMPLED)
         headers = [(b"x-tenant-id", sender.tenant_id.encode())]
@@ -114,26 +125,22 @@ class IngestEndpoints:
         verdicts = _merged(checked, settled)
         self._watch.took(request, sender, "batch", len(verdicts))
         self._watch.batch(request, sender, verdicts, settled)
-        body = b"".join(_result(number, verdict) for number, verdict in enumerate(verdicts, start=1))
-        return Response(200, NDJSON, body, headers)
+        return Response(200, NDJSON, await _results(verdicts), headers)
 
     async def _settle(
         self, request: Request, sent: _Sent, envelope: Admitted | Unfit, origin: Origin
     ) -> Settled | Findings:
         """The contract's findings, the sender's right to speak for this tenant and agent, then the flow."""
-        if isinstance(envelope, Unfit):
-            return envelope.findings
-        if envelope.tenant_id != sent.sender.tenant_id:
-            return finding(Code.TENANT_MISMATCH, "tenant_id")
-        disagreements = tuple(conflicts(request.fields, envelope.trace_id, envelope.event_id))
-        if disagreements:
-            return disagreements
+        event = _fit(request, sent.sender, envelope)
+        if not isinstance(event, Admitted):
+            self._refused_events.add(sent.sender.tenant_id, 1)
+            return event
         speaker = await self._speaker(request, sent, batch=False)
         if not isinstance(speaker, _Speaker):
             return speaker
-        if speaker.sender.agent_id not in {None, envelope.agent_id}:
+        if speaker.sender.agent_id not in {None, event.agent_id}:
             return finding(Code.TENANT_MISMATCH, "agent_id")
-        return await self._ingest.settle((envelope,), speaker.sender, origin, speaker.nonce)
+        return await self._ingest.settle((event,), speaker.sender, origin, speaker.nonce)
 
     async def _speaker(self, request: Request, sent: _Sent, *, batch: bool) -> _Speaker | Findings:
         """Who speaks, once the signature was looked at."""
@@ -148,14 +155,37 @@ class IngestEndpoints:
         sender = narrowed(sent.sender, signed.agent_id)
         return finding(Code.SIGNATURE_INVALID) if sender is None else _Speaker(sender, signed.nonce)
 
-    async def _receive(self, request: Request, media_type: bytes, bytes_max: int) -> _Sent | Response | None:
-        """The transport limits and the credential, then the body."""
+    async def _received(
+        self,
+        request: Request,
+        media_type: bytes,
+        bytes_max: int,
+        handle: Callable[[Request, _Sent], Awaitable[Response]],
+    ) -> Response | None:
+        """The transport limits, the credential and room for the body, then the body, then `handle`."""
         code = refused_body(request.fields, media_type, bytes_max)
         sender = finding(code) if code is not None else await self._gate.sender(request, Scope.INGEST)
         if not isinstance(sender, Principal):
             return self._refuse(request, None, sender)
-        body = await request.body()
-        return None if body is None else _Sent(sender, body)
+        unwelcome = self._unwelcome(sender)
+        if unwelcome:
+            return self._refuse(request, sender, unwelcome)
+        with self._bodies.held(sender.tenant_id, int(request.fields[b"content-length"])) as held:
+            if not held:
+                return self._refuse(request, sender, finding(Code.RATE_LIMITED))
+            body = await request.body()
+            if body is None:
+                return None
+            try:
+                return await handle(request, _Sent(sender, body))
+            except asyncio.CancelledError:
+                # Only the server cancels, what does not end in time when it stops: it may have been sent to the stream.
+                return self._refuse(request, sender, finding(Code.OUTCOME_UNKNOWN))
+
+    def _unwelcome(self, sender: Principal) -> Findings:
+        """Why nothing of the sender's tenant is looked at now; empty when it is."""
+        wait_ms = self._refused_events.wait_ms(sender.tenant_id)
+        return finding(Code.RATE_LIMITED, retry_after_ms=wait_ms) if wait_ms else ()
 
     async def _answer(self, request: Request, accepted: Accepted, headers: list[tuple[bytes, bytes]]) -> Response:
         """The receipt, or the decision when the sender prefers to wait and it comes in time (RFC 7240)."""
@@ -180,23 +210,37 @@ class IngestEndpoints:
             return Unfit(finding(Code.TENANT_MISMATCH, "agent_id"), envelope.event_id, envelope.trace_id)
         return envelope
 
-    async def _check(self, lines: Sequence[bytes], sender: Principal) -> list[Admitted | Unfit]:
+    async def _check(self, lines: Sequence[bytes], sender: Principal) -> list[Admitted | Unfit] | Findings:
+        """One item a line; findings when the sender's batches before this one had too much refused."""
         now_ms = self._ports.clock.now_ms()
         checked: list[Admitted | Unfit] = []
         turn_bytes = 0
         async with self._checking:
-            for line in lines:
+            unwelcome = self._unwelcome(sender)
+            if unwelcome:
+                return unwelcome
+            for number, line in enumerate(lines, start=1):
                 checked.append(self._line(line, sender, now_ms))
                 turn_bytes += len(line)
-                if turn_bytes > TURN_BYTES:
+                if turn_bytes > TURN_BYTES or number % TURN_LINES == 0:
                     turn_bytes = 0
                     await asyncio.sleep(0)
+            self._refused_events.add(sender.tenant_id, sum(isinstance(one, Unfit) for one in checked))
         return checked
 
     def _refuse(self, request: Request, sender: Principal | None, findings: Findings) -> Response:
         """Refuse the request before any event was looked at."""
         self._watch.refused(request, sender, findings)
         return refusal(request, findings)
+
+
+def _fit(request: Request, sender: Principal, envelope: Admitted | Unfit) -> Admitted | Findings:
+    """The event, or the contract's findings, that of a foreign tenant, or where the headers disagree."""
+    if isinstance(envelope, Unfit):
+        return envelope.findings
+    if envelope.tenant_id != sender.tenant_id:
+        return finding(Code.TENANT_MISMATCH, "tenant_id")
+    return tuple(conflicts(request.fields, envelope.trace_id, envelope.event_id)) or envelope
 
 
 def _merged(checked: Sequence[Admitted | Unfit], settled: Settled | Findings) -> list[Verdict]:
@@ -217,6 +261,16 @@ def _lines(body: bytes, lines_max: int) -> list[bytes] | Code:
     if not lines:
         return Code.MALFORMED_REQUEST
     return lines if len(lines) <= lines_max else Code.PAYLOAD_TOO_LARGE
+
+
+async def _results(verdicts: Sequence[Verdict]) -> bytes:
+    """The answer to a batch, one line a verdict."""
+    results: list[bytes] = []
+    for number, verdict in enumerate(verdicts, start=1):
+        results.append(_result(number, verdict))
+        if number % TURN_LINES == 0:
+            await asyncio.sleep(0)
+    return b"".join(results)
 
 
 def _result(number: int, verdict: Verdict) -> bytes:

@@ -10,10 +10,10 @@ from typing import NamedTuple
 from edge.admission import Admissions, Standing
 from edge.admit import Admitted
 from edge.lookups import Lookups
-from edge.ports import CircuitOpen, EdgePorts, Nonce
+from edge.ports import CircuitOpen, EdgePorts, Nonce, Ticket
 from edge.problem import Findings, finding
 from edge.publication import Origin, Publication
-from edge.publishable import Publishable
+from edge.publishable import Doubt, Publishable, too_old
 from edge.settings import EdgeSettings
 from schemas.answers import NoAnswer
 from schemas.codes import Code
@@ -64,8 +64,8 @@ class Ingest:
         if not isinstance(standing, Standing):
             return standing
         known, unasked = _hinted(event_ids, standing)
-        store_failure = await self._look_up(sender.tenant_id, unasked, known) if unasked else None
-        barred, chosen = self._choose(events, known, store_failure)
+        doubt = await self._look_up(events, unasked, known) if unasked else None
+        barred, chosen = _choose(events, known, doubt)
         fresh: frozenset[str] = frozenset()
         if chosen:
             fresh = await self._publish(list(chosen.values()), standing, origin, known)
@@ -77,7 +77,22 @@ class Ingest:
         ]
         return Settled(verdicts, standing, dict(zip(event_ids, standing.admission.tries, strict=True)))
 
-    async def _look_up(self, tenant_id: str, event_ids: list[str], known: _Known) -> Findings | None:
+    async def _look_up(self, events: Sequence[Admitted], unasked: list[str], known: _Known) -> Doubt | None:
+        """Add to `known` what is stored. Returns what stays doubtful about the events that are not in it then."""
+        tenant_id = events[0].tenant_id
+        forgotten_ms = self._publishable.forgotten_until_ms()  # read first: what was settled until now, Postgres knows
+        failure = await self._ask_store(tenant_id, unasked, known)
+        if failure is None:
+            old = [one.event_id for one in events if one.created_ms <= forgotten_ms and one.event_id not in known]
+            if not old:
+                return None
+            doubt = await self._publishable.queued(tenant_id, forgotten_ms)
+            if doubt is not None:
+                return doubt
+            failure = await self._ask_store(tenant_id, old, known)  # what has left the queue since is there now
+        return None if failure is None else self._publishable.without_store(failure)
+
+    async def _ask_store(self, tenant_id: str, event_ids: list[str], known: _Known) -> Findings | None:
         """Add to `known` what Postgres has stored. Returns why it did not answer, None when it did."""
         try:
             stored = await self._lookups.stored(tenant_id, event_ids)
@@ -90,35 +105,18 @@ class Ingest:
             known.update(stored)
         return None
 
-    def _choose(
-        self, events: Sequence[Admitted], known: _Known, store_failure: Findings | None
-    ) -> tuple[dict[int, Findings], dict[int, Admitted]]:
-        """Those of the unknown events that may not be published, and the first of each id that may, by position."""
-        barred: dict[int, Findings] = {}
-        chosen: dict[int, Admitted] = {}
-        taken: set[str] = set()
-        for position, event in enumerate(events):
-            if event.event_id in known:
-                continue
-            too_old = self._publishable.too_old(event, store_failure)
-            if too_old is not None:
-                barred[position] = too_old
-            elif event.event_id not in taken:
-                taken.add(event.event_id)
-                chosen[position] = event
-        return barred, chosen
-
     async def _publish(
         self, events: Sequence[Admitted], standing: Standing, origin: Origin, known: _Known
     ) -> frozenset[str]:
         """Publish what the gates let through, add to `known` what became of each, and return what was stored now."""
         tenant_id = events[0].tenant_id
-        barrier = await self._publishable.barrier(tenant_id, standing.limits)
-        if barrier is not None:
-            known.update((event.event_id, barrier) for event in events)
+        ticket = await self._publishable.barrier(tenant_id, standing.limits)
+        if not isinstance(ticket, Ticket):
+            known.update((event.event_id, ticket) for event in events)
             self._note_tries(events, standing)
             return frozenset()
-        published = await self._publication.publish(events, origin._replace(break_glass=standing.break_glass))
+        marked = origin._replace(break_glass=standing.break_glass)
+        published = await self._publication.publish(events, marked, ticket)
         stored: list[EventKey] = []
         refused = False
         for event_id, answer in published.answers.items():
@@ -151,6 +149,25 @@ def _hinted(event_ids: Sequence[str], standing: Standing) -> tuple[_Known, list[
         else:
             unasked.append(event_id)
     return known, unasked
+
+
+def _choose(
+    events: Sequence[Admitted], known: _Known, doubt: Doubt | None
+) -> tuple[dict[int, Findings], dict[int, Admitted]]:
+    """Those of the unknown events that may not be published, and the first of each id that may, by position."""
+    barred: dict[int, Findings] = {}
+    chosen: dict[int, Admitted] = {}
+    taken: set[str] = set()
+    for position, event in enumerate(events):
+        if event.event_id in known:
+            continue
+        reason = too_old(event, doubt)
+        if reason is not None:
+            barred[position] = reason
+        elif event.event_id not in taken:
+            taken.add(event.event_id)
+            chosen[position] = event
+    return barred, chosen
 
 
 def _verdict(event: Admitted, answer: EventKey | Findings, *, fresh: bool) -> Verdict:

@@ -117,7 +117,7 @@ def _paths(settings: EdgeSettings) -> dict[str, Any]:
             "get": _operation(
                 "The whole life of one event",
                 {"200": _answer("What became of it", "application/json", {"type": "object"})},
-                (*reads, Code.NOT_FOUND),
+                (*reads, Code.NOT_FOUND, Code.RATE_LIMITED),
                 [EVENT_ID_IN_PATH, *READ_FIELDS],
             ),
         },

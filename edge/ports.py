@@ -29,6 +29,12 @@ class Publisher(Protocol):
     async def stored_message(self, stream: str, seq: int) -> bytes | None:
         """The data of a stored message, None when it is gone. Raises NoAnswer(STREAM_UNAVAILABLE)."""
 
+    async def oldest_stored_ms(self, subject: str) -> UnixMs | None:
+        """When the first message now in the queue of that subject was stored, None when there is none.
+
+        Raises NoAnswer(STREAM_UNAVAILABLE).
+        """
+
     def answer_ms(self) -> float:
         """How long the stream took for its last answer, without the wait in this process."""
 
@@ -41,13 +47,17 @@ class Publisher(Protocol):
     def forgotten_before_ms(self) -> UnixMs:
         """An id published before this moment may be known to nobody yet; 0 while there is none such.
 
-        That is so while settling lags behind by more than the broker's window: then the message is in
-        the stream, and neither the broker's memory nor Postgres knows of it.
+        That is so while settling some tenant's messages lags behind by more than the broker's window: then
+        the message is in the stream, and neither the broker's memory nor Postgres knows of it.
         """
 
 
 class StoredKeys(Protocol):
     """The truth about accepted events: `event_keys` in Postgres."""
+
+    @property
+    def at_once(self) -> int:
+        """How many calls are served at once. One more would wait for a connection of ours, not for Postgres."""
 
     async def stored(self, identities: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], EventKey]:
         """The keys of those events, (tenant_id, event_id) each, that have one. Raises NoAnswer(STORE_UNAVAILABLE)."""
@@ -92,7 +102,7 @@ class Admission(NamedTuple):
     remaining: int
     """Events the budget has left after this request."""
     retry_after_ms: int
-    """Until one more event passes; 0 while `remaining` is not."""
+    """Until one more event passes; 0 while `remaining` is not. With REPLAY_WINDOW_CLOSED, until a new signature may."""
     refused: Code | None = None
 
 
@@ -127,7 +137,10 @@ class Limits(Protocol):
     """Limits by tenant, at most 2 s old."""
 
     async def of(self, tenant_id: str, plan_tier: str) -> TenantLimits:
-        """The limits in force. Where Postgres does not say, the last known ones, else the tier's or the base."""
+        """The limits in force; where Postgres does not say, the last known ones.
+
+        Raises NoAnswer(STORE_UNAVAILABLE) when there are none.
+        """
 
 
 class Depth(NamedTuple):
@@ -160,14 +173,29 @@ class Component(StrEnum):
     POSTGRES = "postgres"
 
 
+class Ticket(NamedTuple):
+    """The rounds of probes that a call is one of, for the circuit of everybody and the tenant's own; empty: of none."""
+
+    everybody: str
+    own: str
+
+
+NO_PROBE = Ticket("", "")
+
+
 class Circuits(Protocol):
     """The breakers: one for each component, and one for each tenant's share of the stream."""
 
-    async def enter(self, component: Component, tenant_id: str | None = None) -> None:
-        """Return when the call may be made. Raises CircuitOpen: nothing may be sent, try after its time."""
+    async def enter(self, component: Component, tenant_id: str | None = None) -> Ticket:
+        """Return when the call may be made, with `tenant_id` also by the tenant's own circuit.
 
-    def record(self, component: Component, tenant_id: str | None, *, failed: bool, elapsed_ms: float) -> None:
-        """What became of a call that was let in. Refusals of the caller's own making are no failures."""
+        Raises CircuitOpen: nothing may be sent, try after its time.
+        """
+
+    def record(
+        self, component: Component, tenant_id: str | None, ticket: Ticket, *, failed: bool, elapsed_ms: float
+    ) -> None:
+        """What became of a call that got this ticket. Refusals of the caller's own making are no failures."""
 
 
 class CircuitOpen(NoAnswer):
@@ -209,8 +237,8 @@ class Credentials(Protocol):
 class Lives(Protocol):
     """Read side of one event's whole life."""
 
-    async def life_of(self, tenant_id: str, event_id: str) -> bytes | None:
-        """The life as one JSON document, None when this tenant has no such event. Raises NoAnswer."""
+    async def life_of(self, tenant_id: str, event_id: str, agent_id: str | None) -> bytes | None:
+        """The life as one JSON document, None when this tenant, or this agent of it, has no such event. Raises NoAnswer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 --
 -- KEYS[1]  the circuit: phase (probing, open or closed) since when, round, probes given and passed
 -- ARGV     'ask', probes in a round, open ms, ms a probe may take, ms since the asker's circuit opened; or
---          'passed' or 'failed', the same three, round
+--          'passed', 'failed' or 'unused', the same three, round
 --
 -- Returns {word, ms, round}: 'probe' (take one, of that round), 'none' (all are given, ask again after ms),
 -- 'open' (another ms), 'closed', 'late' (the round is over).
@@ -27,7 +27,9 @@ if word ~= 'ask' then
     enter('open', open_ms + probe_ms)
     return {'open', open_ms, ''}
   end
-  if redis.call('HINCRBY', KEYS[1], 'passed', 1) >= probes then
+  if word == 'unused' then
+    redis.call('HINCRBY', KEYS[1], 'given', -1)
+  elseif redis.call('HINCRBY', KEYS[1], 'passed', 1) >= probes then
     enter('closed', open_ms + probe_ms)
     return {'closed', 0, ''}
   end

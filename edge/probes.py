@@ -2,11 +2,11 @@
 
 A round ends when one probe fails (open again, for everybody who asks) or all have passed (closed,
 also for those who were still waiting). One whose probes never came back is forgotten after
-PROBE_MS_MAX, and a new one begins.
+PROBE_MS_MAX, and a new one begins. A probe that was not used is given to another call.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -24,6 +24,8 @@ from schemas.units import Clock
 PROBE_MS_MAX = 10_000
 """Longer than any call that a circuit guards may take."""
 ANSWER_MS_MAX = 50
+LOCAL = "local "
+"""How the name of a round begins that is counted in this process."""
 
 
 class Word(StrEnum):
@@ -32,6 +34,14 @@ class Word(StrEnum):
     OPEN = "open"
     CLOSED = "closed"
     LATE = "late"
+
+
+class Became(StrEnum):
+    """What became of a probe. One that was not used was given to a call that then could not be made."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    UNUSED = "unused"
 
 
 class Answer(NamedTuple):
@@ -48,7 +58,7 @@ class Probes(Protocol):
     async def ask(self, name: str, opened_ms_ago: int) -> Answer:
         """Whether a call may pass as a probe. A round that closed since the asker opened closes the asker."""
 
-    async def report(self, name: str, round_: str, *, failed: bool) -> Answer:
+    async def report(self, name: str, round_: str, became: Became) -> Answer:
         """What became of a probe of that round."""
 
 
@@ -63,8 +73,8 @@ class SharedProbes:
     async def ask(self, name: str, opened_ms_ago: int) -> Answer:
         return await self._call(name, "ask", opened_ms_ago)
 
-    async def report(self, name: str, round_: str, *, failed: bool) -> Answer:
-        return await self._call(name, "failed" if failed else "passed", round_)
+    async def report(self, name: str, round_: str, became: Became) -> Answer:
+        return await self._call(name, became, round_)
 
     async def _call(self, name: str, word: str, last: int | str) -> Answer:
         try:
@@ -82,7 +92,7 @@ class SharedProbes:
 class _Round:
     phase: Word
     since_ms: int
-    number: int
+    name: str
     given: int
     passed: int
     until_ms: float
@@ -90,7 +100,7 @@ class _Round:
 
 
 class LocalProbes:
-    """Counted in this process: for the circuit of Redis itself. `probes.lua` in Python."""
+    """Counted in this process. `probes.lua` in Python."""
 
     def __init__(self, settings: BreakerSettings, clock: Clock) -> None:
         self._probes = settings.half_open_probes
@@ -110,17 +120,19 @@ class LocalProbes:
             return Answer(Word.NONE, math.ceil(held.until_ms - now_ms))
         if held.phase is not Word.PROBE:
             self._number += 1
-            held = self._rounds[name] = _Round(Word.PROBE, now_ms, self._number, 0, 0, 0)
+            held = self._rounds[name] = _Round(Word.PROBE, now_ms, f"{LOCAL}{self._number}", 0, 0, 0)
         held.given += 1
         held.until_ms = now_ms + PROBE_MS_MAX
-        return Answer(Word.PROBE, 0, str(held.number))
+        return Answer(Word.PROBE, 0, held.name)
 
-    async def report(self, name: str, round_: str, *, failed: bool) -> Answer:
+    async def report(self, name: str, round_: str, became: Became) -> Answer:
         now_ms = self._clock.now_ms()
         held = self._held(name, now_ms)
-        if held.phase is not Word.PROBE or str(held.number) != round_:
+        if held.phase is not Word.PROBE or held.name != round_:
             return Answer(Word.LATE)
-        held.passed += not failed
+        failed = became is Became.FAILED
+        held.given -= became is Became.UNUSED
+        held.passed += became is Became.PASSED
         if not failed and held.passed < self._probes:
             return Answer(Word.PROBE, 0, round_)
         held.phase = Word.OPEN if failed else Word.CLOSED
@@ -130,4 +142,29 @@ class LocalProbes:
 
     def _held(self, name: str, now_ms: int) -> _Round:
         held = self._rounds.get(name)
-        return held if held is not None and now_ms < held.until_ms else _Round(Word.LATE, 0, 0, 0, 0, 0)
+        return held if held is not None and now_ms < held.until_ms else _Round(Word.LATE, 0, "", 0, 0, 0)
+
+
+class OverriddenProbes:
+    """Counted in Redis; where Redis does not answer and an emergency override is armed, in this process.
+
+    Without an override nothing is taken in then, so nobody needs a probe. With one, a circuit that
+    could not close would undo what it was armed for.
+    """
+
+    def __init__(self, shared: Probes, local: Probes, armed: Callable[[], str | None]) -> None:
+        self._shared = shared
+        self._local = local
+        self._armed = armed
+
+    async def ask(self, name: str, opened_ms_ago: int) -> Answer:
+        try:
+            return await self._shared.ask(name, opened_ms_ago)
+        except NoAnswer:
+            if self._armed() is None:
+                raise
+        return await self._local.ask(name, opened_ms_ago)
+
+    async def report(self, name: str, round_: str, became: Became) -> Answer:
+        probes = self._local if round_.startswith(LOCAL) else self._shared
+        return await probes.report(name, round_, became)

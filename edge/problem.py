@@ -93,7 +93,7 @@ def refused_line(line: int, findings: Findings) -> bytes:
             line=line,
             status=status_of(findings),
             error_code=findings[0].error_code,
-            detail=_detail(findings),
+            detail=_detail(findings[:1]),  # a batch has many lines, and `errors` names the other findings
             errors=findings,
             retry_after_ms=retry_after_ms(findings),
         )

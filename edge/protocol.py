@@ -84,6 +84,9 @@ class EdgeProtocol(HttpToolsProtocol):
         self._piece_bytes = 0
         """Bytes of a head that lies in several pieces; those of its first piece are not counted."""
         self._body_bytes = 0
+        self._body_s = 0.0  # when the last of them came
+        self._taking: asyncio.TimerHandle | None = None
+        """Runs while it must be seen that the client takes what is sent."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -95,6 +98,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._taken()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -145,7 +149,7 @@ class EdgeProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.parser.get_http_version() != "1.1" or self.parser.should_upgrade():
             raise _Refused(Code.MALFORMED_REQUEST)
-        if not self.url.startswith(b"/") or not self.url.isascii():
+        if not self.url.startswith(b"/") or not self.url.isascii() or b"#" in self.url:
             raise _Refused(Code.MALFORMED_REQUEST)
         names = [name for name, _ in self.headers]
         size = sum([len(name) + len(value) + FIELD_SYNTAX_BYTES for name, value in self.headers])
@@ -161,6 +165,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
+        self._body_s = self.loop.time()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -172,6 +177,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         self._unanswered -= 1
         if self.transport.is_closing():
+            self._expect_taken()
             return
         self.flow.resume_reading()
         if self.pipeline:
@@ -185,7 +191,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         if self._reading is _Reading.REST:
-            self.transport.close()
+            self._close()
         else:
             super().shutdown()
 
@@ -202,7 +208,7 @@ class EdgeProtocol(HttpToolsProtocol):
             case _Reading.HEAD:
                 return self._since_s + limits.head_ms_max / 1000
             case _Reading.BODY:
-                return self._since_s + limits.body_ms_free / 1000 + self._body_bytes / limits.body_bytes_per_s_min
+                return limits.body_due_s(self._since_s, self._body_bytes, self._body_s)
             case _Reading.REST:
                 return self._since_s + DISCARD_MS_MAX / 1000
             case _Reading.NOTHING:
@@ -228,7 +234,31 @@ class EdgeProtocol(HttpToolsProtocol):
         elif self._reading in {_Reading.HEAD, _Reading.BODY}:
             self._refuse(Code.REQUEST_TIMEOUT)
         else:
-            self.transport.close()
+            self._close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._expect_taken()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._taken()
+
+    def _expect_taken(self) -> None:
+        """Drop the connection with all that waits for the client unless it takes it in time."""
+        if self._taking is None:
+            self._taking = self.loop.call_later(self.limits.write_ms_max / 1000, self.transport.abort)
+
+    def _taken(self) -> None:
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None
+
+    def _close(self) -> None:
+        """Close once the client has taken what was sent."""
+        self.transport.close()
+        self._expect_taken()
 
     # Refusing.
 
@@ -238,7 +268,7 @@ class EdgeProtocol(HttpToolsProtocol):
             return
         self._refused = code
         if self._reading is _Reading.BODY and not self._abandon():
-            self.transport.close()
+            self._close()
             return
         self._reading = _Reading.NOTHING
         if not self._unanswered:
@@ -267,4 +297,4 @@ class EdgeProtocol(HttpToolsProtocol):
     def _drop(self, size: int) -> None:
         self._body_bytes += size
         if self._body_bytes > DISCARD_BYTES_MAX:
-            self.transport.close()
+            self._close()

@@ -10,7 +10,7 @@ import msgspec
 from edge.admit import Admitted
 from edge.headers import traceparent
 from edge.lookups import Lookups
-from edge.ports import Component, EdgePorts
+from edge.ports import Component, EdgePorts, Ticket
 from schemas.answers import Duplicate, NoAnswer, PublishOutcome, Refused, Stored
 from schemas.codes import Code
 from schemas.envelope import AcceptedEvent, EventKey, key_of
@@ -50,8 +50,11 @@ class Publication:
         self._clock = ports.clock
         self._lookups = lookups
 
-    async def publish(self, events: Sequence[Admitted], origin: Origin) -> Published:
-        """Publish events of one tenant with distinct ids; what came of it is told to the stream's circuits."""
+    async def publish(self, events: Sequence[Admitted], origin: Origin, ticket: Ticket) -> Published:
+        """Publish events of one tenant with distinct ids; what came of it is told to the stream's circuits.
+
+        `ticket` is from the stream's circuits for this tenant.
+        """
         tenant_id = events[0].tenant_id
         started_s = time.perf_counter()
         ingest_ts = format_rfc3339(self._clock.now_ms())
@@ -79,18 +82,17 @@ class Publication:
                     doubtful.append((accepted, outcome))
                 case Refused(code=code):
                     answers[accepted.event_id] = code
-        self._record(tenant_id, answers, started_s)
+        failed = any(answer in FAILURES for answer in answers.values())
+        elapsed_ms = self._elapsed_ms(started_s)
+        self._circuits.record(Component.STREAM, tenant_id, ticket, failed=failed, elapsed_ms=elapsed_ms)
         if doubtful:
             firsts = await asyncio.gather(*(self._first_stored(*one) for one in doubtful))
             answers.update((one.event_id, first) for (one, _), first in zip(doubtful, firsts, strict=True))
         return Published(answers, frozenset(fresh))
 
-    def _record(self, tenant_id: str, answers: Mapping[str, EventKey | Code], started_s: float) -> None:
+    def _elapsed_ms(self, started_s: float) -> float:
         """The latency counted is the stream's: the wait for our own turn would open a circuit by our own fault."""
-        failed = any(answer in FAILURES for answer in answers.values())
-        elapsed_ms = min((time.perf_counter() - started_s) * 1000, self._publisher.answer_ms())
-        self._circuits.record(Component.STREAM, None, failed=failed, elapsed_ms=elapsed_ms)
-        self._circuits.record(Component.STREAM, tenant_id, failed=failed, elapsed_ms=elapsed_ms)
+        return min((time.perf_counter() - started_s) * 1000, self._publisher.answer_ms())
 
     async def _first_stored(self, offered: AcceptedEvent, found: Duplicate) -> EventKey | Code:
         """The key of the message that the broker says was first, or why it cannot be told. Nothing new is stored."""

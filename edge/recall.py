@@ -6,10 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from edge.settings import EdgeSettings
+from edge.turns import Turns
 from schemas.answers import NoAnswer
+from schemas.codes import Code
 from schemas.units import Clock, UnixMs
 
 ENTRIES_MAX = 10_000
+STRANGERS_AT_ONCE = 1
+"""Names that were not found before wait for each other, so that a flood of invented ones delays none that is known."""
 
 Name = TypeVar("Name", bound=str | bytes)
 Known = TypeVar("Known")
@@ -33,6 +37,7 @@ class Recall(Generic[Name, Known]):
         self._stale_ms_max = settings.key_stale_ms_max
         self._found: dict[Name, _Found[Known]] = {}
         self._absent: dict[Name, UnixMs] = {}
+        self._strangers = Turns(STRANGERS_AT_ONCE, Code.STORE_UNAVAILABLE)
         self._asking: dict[Name, asyncio.Task[Known | None]] = {}
 
     async def get(self, name: Name, ask: Callable[[], Coroutine[Any, Any, Known | None]]) -> Known | None:
@@ -57,7 +62,7 @@ class Recall(Generic[Name, Known]):
     async def _ask(self, name: Name, ask: Callable[[], Coroutine[Any, Any, Known | None]]) -> Known | None:
         now_ms = self._clock.now_ms()
         try:
-            known = await ask()
+            known = await self._answer(name, ask)
         except NoAnswer:
             found = self._found.get(name)
             if found is None or not self._usable(found, now_ms):
@@ -74,6 +79,12 @@ class Recall(Generic[Name, Known]):
             _bound(self._found)
             self._found[name] = _Found(known, now_ms, now_ms)
         return known
+
+    async def _answer(self, name: Name, ask: Callable[[], Coroutine[Any, Any, Known | None]]) -> Known | None:
+        if name in self._found:
+            return await ask()
+        async with self._strangers.one():
+            return await ask()
 
     def _fresh(self, asked_ms: UnixMs, now_ms: UnixMs) -> bool:
         """A clock set back makes nothing fresh."""

@@ -1,6 +1,7 @@
 """Bytes in and out of one HTTP request (ASGI), with every read bounded."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ Fields = Mapping[bytes, bytes]
 
 DISCARD_BYTES_MAX = 8 * 1024 * 1024
 DISCARD_MS_MAX = 2_000
+
+PIECE_BYTES = 64 * 1024
 
 JSON = b"application/json"
 NDJSON = b"application/x-ndjson"
@@ -46,6 +49,8 @@ class Request:
     """`time.perf_counter()` when the request arrived."""
     client_uris: tuple[str, ...] = ()
     """The URIs of the client's certificate, as far as the connection verified one."""
+    awaited_s: float = field(init=False, default=0.0)
+    """How long the sender had this edge wait for its body."""
     unread: bool = field(init=False)
     """Whether body bytes may still be on their way."""
 
@@ -54,6 +59,13 @@ class Request:
 
     async def body(self) -> bytes | None:
         """The whole body, None when the sender went away before its end. Its length was limited by the head."""
+        asked_s = time.perf_counter()
+        try:
+            return await self._whole_body()
+        finally:
+            self.awaited_s = time.perf_counter() - asked_s
+
+    async def _whole_body(self) -> bytes | None:
         message = await self.receive()
         chunk: bytes = message.get("body", b"")
         if message["type"] == "http.request" and not message.get("more_body"):
@@ -91,7 +103,17 @@ async def respond(request: Request, response: Response, send: Send) -> None:
         await _discard(request.receive)
         await send({"type": "http.response.body", "body": b""})
         return
-    await send({"type": "http.response.body", "body": response.body})
+    await _send_body(response.body, send)
+
+
+async def _send_body(body: bytes, send: Send) -> None:
+    """Piece by piece, each once the client has taken most of those before it: so it is seen whether it reads."""
+    if len(body) <= PIECE_BYTES:
+        await send({"type": "http.response.body", "body": body})
+        return
+    for start in range(0, len(body), PIECE_BYTES):
+        more = start + PIECE_BYTES < len(body)
+        await send({"type": "http.response.body", "body": body[start : start + PIECE_BYTES], "more_body": more})
 
 
 async def _discard(receive: Receive) -> bool:

@@ -2,7 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from edge.ports import Decisions
 from edge.transport import Fields
@@ -11,6 +12,7 @@ from schemas.answers import NoAnswer
 POLL_S = 0.05
 WAIT_S_MAX = 10
 WAITING_MAX = 1_000
+TENANT_WAITING_MAX = 100
 """Who comes when so many wait already gets the receipt at once, as if the time were over."""
 
 _PREFERENCE = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*"?)+')
@@ -42,17 +44,26 @@ class DecisionWaits:
     def __init__(self, decisions: Decisions) -> None:
         self._decisions = decisions
         self._waiting: dict[_Identity, set[asyncio.Future[bytes | None]]] = {}
+        self._waiting_of: Counter[str] = Counter()
         self._count = 0
         self._polling: asyncio.Task[None] | None = None
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Whoever waits gets None, and nobody waits any more."""
+        self._stopped = True
+        for decisions in self._waiting.values():
+            _resolve(decisions, None)
 
     async def wait(self, tenant_id: str, event_id: str, seconds: int) -> bytes | None:
         """The document of the event's decision, None when it does not come in time or cannot be asked for."""
-        if seconds <= 0 or self._count >= WAITING_MAX:
+        if seconds <= 0 or self._stopped or self._full(tenant_id):
             return None
         loop = asyncio.get_running_loop()
         decision: asyncio.Future[bytes | None] = loop.create_future()
         identity = tenant_id, event_id
         self._waiting.setdefault(identity, set()).add(decision)
+        self._waiting_of[tenant_id] += 1
         self._count += 1
         if self._polling is None or self._polling.done():
             self._polling = loop.create_task(self._poll())
@@ -62,10 +73,17 @@ class DecisionWaits:
         except TimeoutError:
             return None
         finally:
-            self._count -= 1
             self._leave(identity, decision)
 
+    def _full(self, tenant_id: str) -> bool:
+        return self._count >= WAITING_MAX or self._waiting_of[tenant_id] >= TENANT_WAITING_MAX
+
     def _leave(self, identity: _Identity, decision: "asyncio.Future[bytes | None]") -> None:
+        self._count -= 1
+        tenant_id = identity[0]
+        self._waiting_of[tenant_id] -= 1
+        if not self._waiting_of[tenant_id]:
+            del self._waiting_of[tenant_id]
         others = self._waiting.get(identity)
         if others is not None:
             others.discard(decision)
@@ -84,9 +102,13 @@ class DecisionWaits:
             except NoAnswer:
                 found = dict.fromkeys(asked)
             for identity, document in found.items():
-                for decision in self._waiting.get(identity, ()):
-                    if not decision.done():
-                        decision.set_result(document)
+                _resolve(self._waiting.get(identity, ()), document)
+
+
+def _resolve(decisions: Iterable["asyncio.Future[bytes | None]"], document: bytes | None) -> None:
+    for decision in decisions:
+        if not decision.done():
+            decision.set_result(document)
 
 
 def _clipped(written: str) -> int:

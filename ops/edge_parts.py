@@ -31,7 +31,7 @@ from sinks.decisions import Decisions
 from sinks.event_keys import EventKeys
 from sinks.life import Lives
 from sinks.limits import RuntimeLimits
-from sinks.pg import Pool
+from sinks.serving import EdgePools
 from streams.depth import LaneDepths
 from streams.durability import DurabilityWatch
 from streams.jetstream import JetStream
@@ -56,7 +56,7 @@ class _Links(NamedTuple):
 
     jetstream: JetStream
     system: JetStream
-    pool: Pool
+    pools: EdgePools
     admitting: Redis
     background: Redis
 
@@ -67,47 +67,47 @@ async def _linked(settings: Settings, stack: AsyncExitStack) -> _Links:
     stack.push_async_callback(jetstream.close)
     system = await connected(settings.streams.system_url, "system")
     stack.push_async_callback(system.close)
-    pool = await Pool.open(settings.postgres)
-    stack.push_async_callback(pool.close)
+    pools = await EdgePools.open(settings.postgres)
+    stack.push_async_callback(pools.close)
     clients = [redis_client(settings.redis_url) for _ in range(2)]
     for client in clients:
         stack.push_async_callback(client.aclose)
-    return _Links(jetstream, system, pool, *clients)
+    return _Links(jetstream, system, pools, *clients)
 
 
 @asynccontextmanager
 async def assembled(settings: Settings, meter: PrometheusMeter, clock: Clock) -> AsyncIterator[EdgeParts]:
     """The parts, connected; on leaving, what was submitted is settled and every connection is closed."""
     async with AsyncExitStack() as stack:
-        jetstream, system, pool, admitting, background = await _linked(settings, stack)
+        jetstream, system, pools, admitting, background = await _linked(settings, stack)
         durability = DurabilityWatch(jetstream, system, settings.streams, clock)
-        isolation = IsolationWatch(pool)
+        isolation = IsolationWatch(pools.checks)
         redis_watch = RedisWatch(background, settings.env)
-        clocks = ClockWatch(clock, background, pool)
+        clocks = ClockWatch(clock, background, pools.checks)
         coordination = RedisCoordination(admitting, settings.edge, clock)
         stack.push_async_callback(coordination.close)
         publisher = IngestPublisher(jetstream, durability, settings.streams, meter)
         stack.push_async_callback(publisher.close)
-        limits = LimitsView(RuntimeLimits(pool), settings.rates, clock)
+        limits = LimitsView(RuntimeLimits(pools.limits), settings.rates, settings.edge.key_stale_ms_max, clock)
         depths = DepthView(background, settings.queues, LaneDepths(jetstream, settings.streams), clock, meter)
         throttle = AdaptiveThrottle(settings.rates, depths.skewed, meter)
-        circuits = Breakers(background, settings.breaker, clock, meter)
-        stack.push_async_callback(circuits.close)
         glass = ArmedDocument(settings.break_glass_file, settings.break_glass_public_key_file, settings.env, clock)
-        watch = _Watch(jetstream, durability, isolation, redis_watch, clocks, depths, circuits, glass)
+        circuits = Breakers(background, settings.breaker, clock, meter, glass.armed)
+        stack.push_async_callback(circuits.close)
+        watch = _Watch(jetstream, pools, durability, isolation, redis_watch, clocks, depths, circuits, glass)
         ports = EdgePorts(
             publisher=publisher,
-            stored_keys=EventKeys(pool),
+            stored_keys=EventKeys(pools.lookups),
             coordination=coordination,
             limits=limits,
             depths=depths,
             throttle=throttle,
             circuits=circuits,
             break_glass=glass,
-            signatures=AgentKeys(pool),
-            decisions=Decisions(pool),
-            credentials=ApiKeys(pool),
-            lives=Lives(pool),
+            signatures=AgentKeys(pools.credentials),
+            decisions=Decisions(pools.reads),
+            credentials=ApiKeys(pools.credentials),
+            lives=Lives(pools.reads),
             clock_skewed=clocks.skewed,
             redis_proven=redis_watch.proven,
             readiness=watch.readiness,
@@ -127,6 +127,7 @@ class _Watch(NamedTuple):
     """Everything that has a say in whether this edge should get traffic."""
 
     jetstream: JetStream
+    pools: EdgePools
     durability: DurabilityWatch
     isolation: IsolationWatch
     redis: RedisWatch
@@ -136,7 +137,13 @@ class _Watch(NamedTuple):
     break_glass: ArmedDocument
 
     def readiness(self) -> Readiness:
-        reasons = [*self.isolation.findings, *self.clocks.findings, *self._stream(), *self.depths.findings]
+        reasons = [
+            *self.isolation.findings,
+            *self.pools.findings,
+            *self.clocks.findings,
+            *self._stream(),
+            *self.depths.findings,
+        ]
         degraded = [f"circuit {name}: {state}" for name, state in self.circuits.states().items()]
         # Under the emergency override this edge serves without Redis, and says so.
         (reasons if self.break_glass.armed() is None else degraded).extend(self.redis.findings)

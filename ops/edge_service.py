@@ -5,6 +5,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Any
 
 import uvicorn
 
@@ -19,6 +20,7 @@ from ops.tls import server_context
 
 GRACEFUL_SHUTDOWN_S = 1
 KEEP_ALIVE_S = 75
+HANDSHAKE_S = 10.0
 
 
 async def serve(settings: Settings, listener: socket.socket | None = None) -> None:
@@ -33,8 +35,8 @@ async def serve(settings: Settings, listener: socket.socket | None = None) -> No
         await admin.start()
         stack.push_async_callback(admin.stop)
         await stack.enter_async_context(_watched(parts))
-        server = _Server(http_config(EdgeApp(settings.edge, parts.ports), settings))
-        await server.serve(sockets=None if listener is None else [listener])
+        app = EdgeApp(settings.edge, parts.ports)
+        await _Service(http_config(app, settings), app).serve(sockets=None if listener is None else [listener])
 
 
 @asynccontextmanager
@@ -48,7 +50,44 @@ async def _watched(parts: EdgeParts) -> AsyncIterator[None]:
         stopping.set()
 
 
-class _Server(uvicorn.Server):
+class EdgeServer(uvicorn.Server):
+    """uvicorn, with a bound for TLS handshakes, and telling the application when it stops."""
+
+    def __init__(self, config: uvicorn.Config, app: EdgeApp) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Replaces uvicorn's, which passes no bound on: without one a handshake may take a minute.
+
+        Ends the process when it cannot listen.
+        """
+        config = self.config
+        loop = asyncio.get_running_loop()
+        where: list[dict[str, Any]] = [{"host": config.host, "port": config.port}]
+        if sockets is not None:
+            where = [{"sock": one} for one in sockets]
+        handshake_s = None if config.ssl is None else HANDSHAKE_S
+        try:
+            self.servers = [
+                await loop.create_server(
+                    self._connection, **one, ssl=config.ssl, ssl_handshake_timeout=handshake_s, backlog=config.backlog
+                )
+                for one in where
+            ]
+        except OSError as cause:
+            raise SystemExit(f"cannot listen on {config.host}:{config.port}: {cause}") from cause
+        self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.stop()
+        await super().shutdown(sockets)
+
+    def _connection(self) -> EdgeProtocol:
+        return EdgeProtocol(self.config, self.server_state, {})
+
+
+class _Service(EdgeServer):
     """uvicorn ends the process by the signal it was told to stop with; ours has connections to close after that."""
 
     @contextmanager

@@ -99,7 +99,9 @@ _DEPENDENCIES = (
         parse=whole(1, 1_000),
         default="8",
         unit="connections",
-        description="Connections one process keeps to Postgres.",
+        description="Connections one process keeps to Postgres. An edge keeps at least 5 and shares them out: two for "
+        "credentials and two for reads and waits (of fewer than 8, one each), one for limits, one for the standing "
+        "checks, and all others for the look-ups of ingest.",
         services=(_EDGE, _WORKER),
     ),
     Variable(

@@ -28,7 +28,7 @@ from sinks.outbox import Outbox
 from sinks.pg import Pool
 from sinks.signing import Signer
 from sinks.worm import DirectoryWorm
-from streams.committer import GroupCommitter
+from streams.committer import GroupCommitter, unbarred
 from streams.graveyard import Graveyard
 from streams.inbox import Inbox
 from streams.jetstream import JetStream
@@ -171,7 +171,7 @@ class Worker:
         return Inbox(self._jetstream, self._settings.streams, stream, consumer, runner.arrived)
 
     def _committer(self, stream: str) -> GroupCommitter:
-        return GroupCommitter(self._jetstream, self._settings.streams, stream, self._meter)
+        return GroupCommitter(self._jetstream, self._settings.streams, stream, self._meter, unbarred)
 
 
 async def policy_of(settings: Settings) -> Policy:

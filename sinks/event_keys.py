@@ -44,6 +44,11 @@ class EventKeys:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
+    @property
+    def at_once(self) -> int:
+        """How many calls there is a connection for."""
+        return self._pool.size
+
     async def stored(self, identities: Sequence[_Identity]) -> dict[_Identity, EventKey]:
         """The keys of those events that have one, by (tenant_id, event_id). Raises NoAnswer."""
         async with self._pool.connection() as connection:

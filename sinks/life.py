@@ -51,6 +51,10 @@ SELECT
 """
 
 
+class _Sent(msgspec.Struct):
+    agent_id: str | None = None
+
+
 class OutcomeCounts(NamedTuple):
     """A tenant's events as the tables know them; those still in the ingest stream are in neither count."""
 
@@ -69,12 +73,15 @@ class Lives:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def life_of(self, tenant_id: str, event_id: str) -> bytes | None:
-        """The life as one JSON document, None when this tenant has no such event."""
+    async def life_of(self, tenant_id: str, event_id: str, agent_id: str | None) -> bytes | None:
+        """The life as one JSON document, None when this tenant has no such event.
+
+        With `agent_id`, also None for an event of another agent, or of one that cannot be told.
+        """
         async with self._pool.tenant_transaction([tenant_id]) as connection:
             one = {table: await _rows(connection, query, tenant_id, event_id) for table, query in _ONE.items()}
             many = {table: await _rows(connection, query, tenant_id, event_id) for table, query in _MANY.items()}
-        if not any((*one.values(), *many.values())):
+        if not any((*one.values(), *many.values())) or (agent_id is not None and not _is_of(agent_id, one)):
             return None
         return msgspec.json.encode(
             {
@@ -89,6 +96,11 @@ class Lives:
     async def count_by_outcome(self, tenant_id: str) -> OutcomeCounts:
         async with self._pool.tenant_transaction([tenant_id]) as connection:
             return OutcomeCounts(*await connection.fetchrow(_COUNTS, tenant_id, DeadReason.EVENT_ID_CONFLICT.value))
+
+
+def _is_of(agent_id: str, one: dict[str, list[dict[str, Any]]]) -> bool:
+    bodies = [msgspec.json.decode(row["body"], type=_Sent) for row in one["ingest_events"]]
+    return any(body.agent_id == agent_id for body in bodies)
 
 
 def _outcome(decided: bool, letters: list[dict[str, Any]]) -> str:

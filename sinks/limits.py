@@ -1,19 +1,13 @@
 """Limits of single tenants: what operators set, with the history of it, and what the edge reads."""
 
-import logging
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple
 
-from schemas.answers import NoAnswer
-from schemas.codes import Code
 from schemas.ids import is_tenant_id
 from schemas.limits import NO_QUOTA, OwnLimits, TenantUse
-from sinks.faults import UnexpectedAnswerError
 from sinks.pg import Connection, Pool
 from sinks.tenants import UnknownTenantError
-
-log = logging.getLogger("sinks")
 
 RATE_MAX = 2**31 - 1
 
@@ -58,13 +52,9 @@ class RuntimeLimits:
         self._pool = pool
 
     async def read(self, tenant_ids: Sequence[str]) -> dict[str, TenantUse]:
-        """Limits and use of each of those tenants. For the edge: a database that is not laid out is away."""
-        try:
-            async with self._pool.connection() as connection:
-                rows = await connection.fetch(_READ, tenant_ids)
-        except UnexpectedAnswerError as problem:
-            log.error("the limits of tenants cannot be read: %s", problem)  # noqa: TRY400  (no trace: its values are a tenant's)
-            raise NoAnswer(Code.STORE_UNAVAILABLE) from None
+        """Limits and use of each of those tenants."""
+        async with self._pool.connection() as connection:
+            rows = await connection.fetch(_READ, tenant_ids)
         return {tenant_id: TenantUse(_own(rps, burst, quota), used) for tenant_id, rps, burst, quota, used in rows}
 
     async def set(

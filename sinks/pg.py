@@ -45,6 +45,7 @@ class Pool:
 
     def __init__(self, pool: Any, settings: PostgresSettings) -> None:
         self._pool = pool
+        self.size = settings.pool_size
         self._acquire_timeout_s = settings.acquire_timeout_ms / 1000
         self._limits = (str(settings.statement_timeout_ms), str(settings.lock_timeout_ms), IDLE_IN_TRANSACTION_MS_MAX)
         self._prepares_by_name = settings.statement_cache_size > 0

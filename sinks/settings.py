@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+SHARED_IN_TWOS_FROM = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +21,26 @@ class PostgresSettings:
 
     def faults(self) -> list[str]:
         return [] if self.pool_size > 0 else ["FG_POSTGRES_POOL_SIZE must be at least 1"]
+
+
+class EdgeShares(NamedTuple):
+    """How an edge's connections are shared out among its kinds of questions."""
+
+    lookups: int
+    limits: int
+    credentials: int
+    reads: int
+    checks: int
+
+
+def edge_shares(pool_size: int) -> EdgeShares:
+    """One for the limits of tenants, one for the standing checks, what is left for the look-ups of ingest.
+
+    Credentials and reads (lives and decisions) get two each, or one each of fewer than 8. None gets
+    less than one, so an edge has at least 5.
+    """
+    each = 2 if pool_size >= SHARED_IN_TWOS_FROM else 1
+    return EdgeShares(lookups=max(1, pool_size - 2 * each - 2), limits=1, credentials=each, reads=each, checks=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ import logging
 import secrets
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from schemas.answers import Duplicate, NoAnswer, PublishOutcome, Refused, Stored
@@ -35,6 +36,12 @@ PLAIN_MESSAGES_MAX = 8
 size, because it makes and removes a file store of its own (docs/adr/0009)."""
 START_MESSAGES = 16
 """So many need not wait for more while the stream is idle: it works on them while this process prepares the next."""
+Barrier = Callable[[], Code | None]
+"""Why nothing may be sent now, None when something may."""
+
+
+def unbarred() -> None:
+    """The barrier of publishers that acknowledge nothing to an agent."""
 
 
 @dataclass(slots=True)
@@ -46,9 +53,15 @@ class _Message:
 
 
 class GroupCommitter:
-    """Publishes to one stream. Not thread-safe: one event loop."""
+    """Publishes to one stream. Not thread-safe: one event loop.
 
-    def __init__(self, jetstream: JetStream, settings: StreamSettings, stream: str, meter: Meter) -> None:
+    `barrier` is asked immediately before every send: what held when a message was queued may hold no longer.
+    """
+
+    def __init__(
+        self, jetstream: JetStream, settings: StreamSettings, stream: str, meter: Meter, barrier: Barrier
+    ) -> None:
+        self._barrier = barrier
         self._jetstream = jetstream
         self._settings = settings
         self._stream = stream
@@ -151,7 +164,13 @@ class GroupCommitter:
             await self._commit(batch[middle:])
 
     async def _publish(self, batch: list[_Message]) -> PubAck:
-        """Send one message plainly, several as an atomic batch; the stream answers the last one for all."""
+        """Send one message plainly, several as an atomic batch; the stream answers the last one for all.
+
+        Raises NoAnswer: with the barrier's code nothing was sent.
+        """
+        barred = self._barrier()
+        if barred is not None:
+            raise NoAnswer(barred)
         token = self._jetstream.reply_token()
         frames = [frame(batch[-1].subject, token, batch[-1].headers, batch[-1].data)]
         if len(batch) > 1:

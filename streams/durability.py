@@ -7,13 +7,13 @@ the running servers, at start-up and every 55 s, and a proof older than two inte
 
 import asyncio
 import logging
-from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 
 from schemas.answers import NoAnswer
 from schemas.subjects import ingest_stream
-from schemas.units import Clock, UnixMs
+from schemas.units import Clock, UnixMs, parse_rfc3339
 from streams.jetstream import ApiError, JetStream
 from streams.settings import StreamSettings
 from streams.topology import stream_drift
@@ -59,6 +59,13 @@ class _StreamInfo(msgspec.Struct):
     state: _StreamState
 
 
+class _Servers(NamedTuple):
+    """What the servers say of themselves, and when the last of them started."""
+
+    findings: list[str]
+    start_ms: UnixMs
+
+
 class DurabilityWatch:
     """Keeps the proof fresh. `findings` says in words why there is none."""
 
@@ -72,6 +79,7 @@ class DurabilityWatch:
         self._unsettled_since_ms = UnixMs(0)
         self.findings: list[str] = ["the streams were not checked yet"]
         self._recheck = asyncio.Event()
+        self._reconnections = 0
         jetstream.on_reconnect(self._on_reconnect)
 
     def proven(self) -> bool:
@@ -99,15 +107,23 @@ class DurabilityWatch:
 
     async def check(self) -> list[str]:
         """Ask every server and compare every stream; returns the findings and remembers them. Never raises NoAnswer."""
+        reconnections = self._reconnections
         try:
-            found = await self._server_findings() + await stream_drift(self._jetstream, self._settings)
-            self._unsettled_since_ms = await self._oldest_ms()
+            servers = await self._servers()
+            found = servers.findings + await stream_drift(self._jetstream, self._settings)
+            unsettled_since_ms = await self._oldest_ms()
         except NoAnswer as failure:
             found = [f"no answer from the broker ({failure.code.value})"]
         except msgspec.MsgspecError:
             found = ["a server's description of itself cannot be read"]
         except ApiError as failure:
             found = [f"the broker refused to describe its streams ({failure.error.err_code})"]
+        else:
+            if reconnections == self._reconnections:
+                self._broker_start_ms = servers.start_ms
+                self._unsettled_since_ms = unsettled_since_ms
+            else:  # one server answered, and now there may be another
+                found = ["the connection was lost during the check"]
         if found and found != self.findings:
             log.warning("durability is not proven: %s", "; ".join(found))
         self.findings = found
@@ -125,7 +141,7 @@ class DurabilityWatch:
             for wait in waits:
                 wait.cancel()
 
-    async def _server_findings(self) -> list[str]:
+    async def _servers(self) -> _Servers:
         servers = self._settings.replicas
         jsz = await self._system.collect("$SYS.REQ.SERVER.PING.JSZ", b'{"config":true}', servers, ANSWER_TIMEOUT_MS)
         varz = await self._system.collect("$SYS.REQ.SERVER.PING.VARZ", b"", servers, ANSWER_TIMEOUT_MS)
@@ -136,11 +152,7 @@ class DurabilityWatch:
         if not all(config.sync_always for config in configs):
             found.append("a server does not run with sync_interval: always")
         starts = [msgspec.json.decode(answer, type=_ServerAnswer).data.start for answer in varz]
-        if starts:
-            self._broker_start_ms = UnixMs(
-                max(int(datetime.fromisoformat(start).timestamp() * 1000) for start in starts)
-            )
-        return found
+        return _Servers(found, max(map(parse_rfc3339, starts), default=NEVER))
 
     async def _oldest_ms(self) -> UnixMs:
         """No message that is in an ingest stream now, or comes later, is from before this moment."""
@@ -148,10 +160,11 @@ class DurabilityWatch:
         for shard in range(self._settings.shards):
             info = await self._jetstream.api(f"STREAM.INFO.{ingest_stream(shard)}", None, _StreamInfo)
             if info.state.messages:
-                oldest_ms = min(oldest_ms, int(datetime.fromisoformat(info.state.first_ts).timestamp() * 1000))
+                oldest_ms = min(oldest_ms, parse_rfc3339(info.state.first_ts))
         return UnixMs(oldest_ms)
 
     def _on_reconnect(self) -> None:
+        self._reconnections += 1
         self._broker_start_ms = NEVER  # perhaps a restarted broker: unknown until it says so
         self._proven_at_ms = None
         self._recheck.set()

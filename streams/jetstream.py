@@ -68,6 +68,7 @@ class JetStream:
         self._tokens = itertools.count()
         self._reconnected: list[Callable[[], None]] = []
         self._closing = False
+        self._lost = False
 
     @classmethod
     async def connect(cls, url: str, role: str) -> "JetStream":
@@ -108,10 +109,13 @@ class JetStream:
 
     @property
     def connected(self) -> bool:
-        return self._client.is_connected
+        """Whether frames may be written. A new connection counts once everyone was told that the old one is gone:
+        the library calls itself connected some round trips before that.
+        """
+        return self._client.is_connected and not self._lost
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
-        """Call back after every reconnection: pulls and other server-side state of the old one are gone."""
+        """Call back on every reconnection, before it counts: pulls and what was known of the old server are gone."""
         self._reconnected.append(callback)
 
     async def request(self, subject: str, data: bytes, inbox: str) -> None:
@@ -267,6 +271,7 @@ class JetStream:
             future.set_result(message)
 
     async def _on_disconnected(self) -> None:
+        self._lost = True
         # Frames written just before must not be sent by the next connection: their senders are told below.
         self._client._pending.clear()  # noqa: SLF001  (see _write)
         self._client._pending_data_size = 0  # noqa: SLF001
@@ -278,6 +283,7 @@ class JetStream:
         log.warning("connection to the broker is back")
         for callback in self._reconnected:
             callback()
+        self._lost = False
 
     async def _on_error(self, error: Exception) -> None:
         log.info("broker connection: %s", type(error).__name__)

@@ -20,20 +20,26 @@ class IngestPublisher:
         self._jetstream = jetstream
         self._watch = watch
         self._committers = [
-            GroupCommitter(jetstream, settings, ingest_stream(shard), meter) for shard in range(settings.shards)
+            GroupCommitter(jetstream, settings, ingest_stream(shard), meter, self._barrier)
+            for shard in range(settings.shards)
         ]
 
     def submit(self, subject: str, message_id: str, data: bytes, traceparent: str) -> "asyncio.Future[PublishOutcome]":
         """See `edge.ports.Publisher`. `subject` is `fg.in.<partition>.<tenant>`."""
-        if self._jetstream.connected and not self._watch.proven():
-            return refused(Code.DURABILITY_UNPROVEN)
-        partition = int(subject.split(".", 3)[2])
-        return self._committers[partition % len(self._committers)].submit(subject, message_id, data, traceparent)
+        barred = self._barrier()
+        if barred is not None:
+            return refused(barred)
+        return self._committers[self._shard(subject)].submit(subject, message_id, data, traceparent)
 
     async def stored_message(self, stream: str, seq: int) -> bytes | None:
         """The data of a stored message, None when it is gone. Raises NoAnswer(STREAM_UNAVAILABLE)."""
         message = await self._jetstream.stored(stream, seq)
         return None if message is None else message.data
+
+    async def oldest_stored_ms(self, subject: str) -> UnixMs | None:
+        """See `edge.ports.Publisher`. The stream's leader answers."""
+        message = await self._jetstream.next_stored(ingest_stream(self._shard(subject)), 1, subject)
+        return None if message is None else message.stored_ms
 
     def answer_ms(self) -> float:
         """How long the slowest stream took for its last answer, without the wait in this process."""
@@ -41,7 +47,7 @@ class IngestPublisher:
 
     def durability_proven(self) -> bool:
         """Whether a publish may be tried: without a connection it refuses by itself, and says why better."""
-        return self._watch.proven() or not self._jetstream.connected
+        return self._barrier() is not Code.DURABILITY_UNPROVEN
 
     def remembers_since_ms(self) -> UnixMs:
         """Ids published after this moment are still known to the broker."""
@@ -54,6 +60,15 @@ class IngestPublisher:
     async def close(self) -> None:
         """Return when the outcome of everything submitted is known."""
         await asyncio.gather(*(committer.close() for committer in self._committers))
+
+    def _barrier(self) -> Code | None:
+        """Why nothing may be sent now. A proof holds for the connection over which it was made, and no other."""
+        if not self._jetstream.connected:
+            return Code.STREAM_UNAVAILABLE
+        return None if self._watch.proven() else Code.DURABILITY_UNPROVEN
+
+    def _shard(self, subject: str) -> int:
+        return int(subject.split(".", 3)[2]) % len(self._committers)
 
 
 def refused(code: Code) -> "asyncio.Future[PublishOutcome]":

@@ -7,6 +7,7 @@ from nats.aio.msg import Msg
 
 from schemas.answers import NoAnswer
 from schemas.codes import Code
+from schemas.units import UnixMs, parse_rfc3339
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
@@ -66,11 +67,17 @@ class StoredMessage(msgspec.Struct, frozen=True):
 
     subject: str
     seq: int
+    time: str
     data_base64: str = msgspec.field(name="data", default="")
 
     @property
     def data(self) -> bytes:
         return base64.b64decode(self.data_base64)
+
+    @property
+    def stored_ms(self) -> UnixMs:
+        """When the stream stored it, by the broker's clock."""
+        return parse_rfc3339(self.time)
 
 
 class MessageAnswer(msgspec.Struct):

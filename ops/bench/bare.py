@@ -13,7 +13,7 @@ import uvloop
 from ops.bench.reference import STREAM, SUBJECT, listener, read_config
 from schemas.answers import PublishOutcome, Stored
 from schemas.metrics import Metric
-from streams.committer import GroupCommitter
+from streams.committer import GroupCommitter, unbarred
 from streams.jetstream import JetStream
 from streams.settings import StreamSettings
 
@@ -79,7 +79,8 @@ async def serve() -> None:
     """Serve until killed."""
     config = read_config()
     settings = StreamSettings(url=config.nats_url, system_url="", replicas=1, shards=1, tenant_messages_max=1)
-    committer = GroupCommitter(await JetStream.connect(config.nats_url, "admin"), settings, STREAM, _NoMeter())
+    jetstream = await JetStream.connect(config.nats_url, "admin")
+    committer = GroupCommitter(jetstream, settings, STREAM, _NoMeter(), unbarred)
     ids = itertools.count()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: BareEdge(committer, ids), sock=listener(config.port))

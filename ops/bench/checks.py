@@ -76,14 +76,13 @@ class _Limits:
         tenant_id = next(self._tenant_ids)
         limits = await self._view.of(tenant_id, "enterprise")
         budget = Budget(limits.rps * self._throttle.factor(tenant_id), limits.burst)
-        await self._circuits.enter(Component.REDIS)
+        ticket = await self._circuits.enter(Component.REDIS)
         admission = await self._coordination.admit(Ask(tenant_id, [new_uuid7()], budget))
-        self._circuits.record(Component.REDIS, None, failed=False, elapsed_ms=0.0)
+        self._circuits.record(Component.REDIS, None, ticket, failed=False, elapsed_ms=0.0)
         assert admission.admitted[0]
         assert refusal(Depth(0, 0.0), self._queues) is None
-        for share in (None, tenant_id):
-            await self._circuits.enter(Component.STREAM, share)
-            self._circuits.record(Component.STREAM, share, failed=False, elapsed_ms=1.0)
+        ticket = await self._circuits.enter(Component.STREAM, tenant_id)
+        self._circuits.record(Component.STREAM, tenant_id, ticket, failed=False, elapsed_ms=1.0)
         self._throttle.took(tenant_id, 1, 1.0)
 
 
@@ -122,8 +121,8 @@ async def _limits_us(job: Job) -> float:
     client = redis_client(job.redis_url)
     pool = await Pool.open(PostgresSettings(dsn=job.postgres_dsn, pool_size=1, statement_cache_size=0))
     coordination = RedisCoordination(client, settings.edge, clock)
-    circuits = Breakers(client, settings.breaker, clock, PrometheusMeter("edge"))
-    view = LimitsView(RuntimeLimits(pool), settings.rates, clock)
+    circuits = Breakers(client, settings.breaker, clock, PrometheusMeter("edge"), lambda: None)
+    view = LimitsView(RuntimeLimits(pool), settings.rates, settings.edge.key_stale_ms_max, clock)
     stopping = asyncio.Event()
     try:
         async with asyncio.TaskGroup() as tasks:

@@ -104,11 +104,12 @@ class _Bench:
             single_apart = None if frostgate is None else frostgate.single_apart
             if single_apart is None and Part.WORKERS in parts:
                 single_apart = await self._single_apart(session)
-            held = await session.bear() if Part.CONNECTIONS in parts else None
             costs = one_tenant = None
             if Part.CHECKS in parts:
                 costs = await self._costs(running, session)
                 one_tenant = await session.send_apart("single events of 1 tenant, plain", session.loads.one_tenant())
+            # Last: what slow senders may have done to the edge must not be in the other figures.
+            held = await session.bear() if Part.CONNECTIONS in parts else None
         return _OneEdge(frostgate, single_apart, held, costs, one_tenant)
 
     async def mutual_tls(self, costs: checks.Costs, plain: Edge) -> Checks:

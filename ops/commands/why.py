@@ -58,7 +58,7 @@ def _from_database(settings: Settings, event_id: str, tenant: str | None) -> tup
     tenant_id = tenant or target.tenant_id
     if tenant_id is None or not is_tenant_id(tenant_id):
         raise click.UsageError("whose event? pass --tenant with a tenant id")
-    return on_database(target, lambda pool: Lives(pool).life_of(tenant_id, event_id)), f"tenant {tenant_id}"
+    return on_database(target, lambda pool: Lives(pool).life_of(tenant_id, event_id, None)), f"tenant {tenant_id}"
 
 
 def _from_edge(settings: Settings, event_id: str, tenant: str | None) -> tuple[bytes | None, str]:

@@ -8,13 +8,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import uvicorn
-
 from edge.app import EdgeApp
 from edge.settings import EdgeSettings, QueueSettings, RateSettings
 from ops.clock import SystemClock
 from ops.edge_parts import EdgeParts, assembled
-from ops.edge_service import http_config
+from ops.edge_service import EdgeServer, http_config
 from ops.settings import Settings, load
 from ops.telemetry import PrometheusMeter
 from schemas.subjects import partition_of
@@ -134,8 +132,7 @@ async def _served(app: EdgeApp, settings: Settings) -> AsyncIterator[int]:
     """Serve on a free port as the edge process does."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    config = http_config(app, settings)
-    server = uvicorn.Server(config)
+    server = EdgeServer(http_config(app, settings), app)
     started = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         while not server.started:

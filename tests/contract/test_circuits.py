@@ -4,13 +4,20 @@ import asyncio
 import dataclasses
 import itertools
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from edge.break_glass import PAYLOAD_TYPE, ArmedDocument
 from edge.circuit import SAMPLES_MIN
 from edge.settings import BreakerSettings
 from ops.clock import SystemClock
+from schemas.canonical import canonical_plain
 from schemas.units import UnixMs, format_rfc3339
+from sinks.signing import Signer
 from tests.contract.conftest import RunEdge, Sender
 from tests.contract.proxy import Proxy
 from tests.contract.running import SETTINGS
@@ -130,6 +137,48 @@ async def test_a_probe_that_fails_opens_the_circuit_again(
         await until(probed)
         answer = await offered(here)
         assert (answer.status, answer.code) == (503, "CIRCUIT_OPEN")
+
+
+def armed(directory: Path) -> dict[str, Any]:
+    """The settings of an edge for which an emergency override is in force."""
+    key = Ed25519PrivateKey.generate()
+    file, public_key_file = directory / "break-glass.json", directory / "key.pub"
+    public_key_file.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    now_ms = SystemClock().now_ms()
+    fields = {
+        "id": "override-1",
+        "environment": "dev",
+        "not_before": format_rfc3339(now_ms),
+        "not_after": format_rfc3339(UnixMs(now_ms + 1_800_000)),
+        "reason": "Redis is down",
+        "operator": "jo",
+    }
+    document = Signer(key).sign(PAYLOAD_TYPE, canonical_plain(fields))
+    ArmedDocument(file, str(public_key_file), "dev", SystemClock()).arm(document)
+    return {"break_glass_file": file, "break_glass_public_key_file": str(public_key_file)}
+
+
+async def test_under_the_emergency_override_a_circuit_closes_again_without_redis(
+    sender: Sender, run_edge: RunEdge, postgres_proxy: Proxied, redis_proxy: Proxied, tmp_path: Path
+) -> None:
+    (postgres, dsn), (redis, url) = postgres_proxy, redis_proxy
+    more = {"breaker": settings(open_seconds=1), **armed(tmp_path)}
+    async with run_edge(postgres_dsn=dsn, redis_url=url, settings=PATIENT, more=more) as edge:
+        here = sender.at(edge)
+        redis.cut()
+
+        async def accepted() -> bool:
+            return (await offered(here)).status == 202
+
+        await until(accepted)
+        postgres.cut()
+        await opened(here, "STORE_UNAVAILABLE")
+        postgres.restore()
+        await until(accepted)
+        for _ in range(2 * PROBES):
+            await until(accepted)
+        assert "circuit postgres" not in str((await here.client.ask("GET", "/readyz")).document)
+        redis.restore()
 
 
 async def test_refusals_of_the_senders_own_making_open_no_circuit(sender: Sender, run_edge: RunEdge) -> None:

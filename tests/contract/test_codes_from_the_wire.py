@@ -101,6 +101,9 @@ class Broker:
     async def stored_message(self, _stream: str, _seq: int) -> bytes | None:
         return None
 
+    async def oldest_stored_ms(self, _subject: str) -> UnixMs | None:
+        return None
+
     def answer_ms(self) -> float:
         return 0.0
 

@@ -12,7 +12,7 @@ import pytest
 
 from edge.connection import ConnectionLimits, refusal_bytes
 from edge.protocol import EdgeProtocol
-from edge.transport import Receive, Scope, Send
+from edge.transport import Receive, Request, Response, Scope, Send, respond
 from schemas.codes import TABLE, Code
 from tests.contract.serving import served
 from tests.contract.wire import Answer, Connection, head
@@ -259,6 +259,99 @@ async def test_a_body_that_comes_fast_enough_has_longer(app: Application) -> Non
         connection.send(head("POST", "/", "Content-Length: 50"))
         await drip(connection, b"x" * 50)  # a second, at 50 B/s
         assert (await connection.answer()).body == b"50"
+
+
+class Listening(EdgeProtocol):
+    """A body may be silent for a blink only."""
+
+    limits = ConnectionLimits(body_bytes_per_s_min=1, body_ms_silent=150)
+
+
+class Strict(EdgeProtocol):
+    """A body may not take longer than a moment."""
+
+    limits = ConnectionLimits(body_bytes_per_s_min=1, body_ms_max=600)
+
+
+async def test_a_sender_that_falls_silent_in_a_body_is_refused_whatever_it_sent_before(app: Application) -> None:
+    async with served(app, Listening) as port, opened(port) as connection:
+        connection.send(post(b"x" * 100_000)[:-1])
+        await refused(connection, Code.REQUEST_TIMEOUT)
+    assert (app.gone, app.bodies) == (1, [])
+
+
+async def test_a_body_has_a_fixed_time_at_most_however_fast_it_comes(app: Application) -> None:
+    async with served(app, Strict) as port, opened(port) as connection:
+        connection.send(head("POST", "/", "Content-Length: 100000"))
+        dripping = asyncio.create_task(drip(connection, b"x" * 100_000))
+        await refused(connection, Code.REQUEST_TIMEOUT)
+        dripping.cancel()
+    assert (app.gone, app.bodies) == (1, [])
+
+
+class Impatient(EdgeProtocol):
+    """Whoever does not read has a blink."""
+
+    limits = ConnectionLimits(head_ms_max=150, write_ms_max=150)
+
+
+class Talkative(Application):
+    """Answers with more than any socket takes unread, and says when the connection is gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request("", b"/", b"", "request-1", dict(scope["headers"]), receive, 0.0)
+        await request.body()
+        await respond(request, Response(200, b"text/plain", b"x" * 32_000_000), send)
+        self.done.set()
+
+
+async def unreading(port: int) -> Connection:
+    """Takes no more than a few bytes before it is asked for them."""
+    return Connection(*await asyncio.open_connection("127.0.0.1", port, limit=1024))
+
+
+@pytest.mark.parametrize("fields", [[], ["Connection: close"]])
+async def test_a_client_that_does_not_read_its_answer_is_dropped(fields: list[str]) -> None:
+    app = Talkative()
+    async with served(app, Impatient) as port, await unreading(port) as connection:
+        connection.send(post(b"a", *fields))
+        async with asyncio.timeout(20):
+            await app.done.wait()
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await connection.answer()
+
+
+async def test_a_client_that_reads_gets_the_whole_of_a_long_answer() -> None:
+    app = Talkative()
+    async with served(app, Impatient) as port, opened(port) as connection:
+        connection.send(post(b"a"))
+        assert len((await connection.answer()).body) == 32_000_000
+        connection.send(post(b"a"))
+        assert (await connection.answer()).status == 200, "the connection serves on"
+
+
+async def test_closing_does_not_wait_for_a_client_that_does_not_read() -> None:
+    class Closing(Impatient):
+        """Never pauses writing; `lost` says that the connection is gone."""
+
+        lost = asyncio.Event()
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+            super().connection_made(transport)
+            transport.set_write_buffer_limits(1_000_000_000)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            self.lost.set()
+
+    async with served(Talkative(), Closing, keep_alive_s=1) as port, await unreading(port) as connection:
+        connection.send(post(b"a"))
+        async with asyncio.timeout(20):
+            await Closing.lost.wait()
 
 
 async def test_a_request_that_waits_for_its_answer_has_no_deadline(app: Application, quick_port: int) -> None:

@@ -15,7 +15,9 @@ from schemas.answers import NoAnswer, PublishOutcome
 from schemas.envelope import EventKey
 from schemas.metrics import Metric
 from schemas.units import UnixMs, format_rfc3339
-from streams.committer import GroupCommitter
+from sinks.limits import RuntimeLimits
+from sinks.pg import Pool
+from streams.committer import GroupCommitter, unbarred
 from streams.jetstream import JetStream
 from streams.settings import StreamSettings
 from tests.contract.conftest import RunEdge, Sender, forget_hints, until_hinted
@@ -113,6 +115,31 @@ async def test_with_postgres_away_only_events_the_broker_must_know_go_on(
         assert (await until_accepted(here, "evt-3")).status == 202
 
 
+async def test_with_postgres_away_known_limits_hold_and_unknown_ones_are_no_leave(
+    sender: Sender, other_sender: Sender, run_edge: RunEdge, postgres_proxy: Proxied, operator_pool: Pool
+) -> None:
+    proxy, dsn = postgres_proxy
+    await RuntimeLimits(operator_pool).set(
+        sender.tenant_id, rps=7, burst=11, events_per_month_max=None, updated_by="a test"
+    )
+    clock = ShiftedClock(AHEAD_MS)
+    async with run_edge(postgres_dsn=dsn, clock=clock) as edge:
+        known, unknown = sender.at(edge), other_sender.at(edge)
+        assert (await known.client.ingest(known.body())).status == 202
+        assert (await unknown.client.ask("GET", "/v1/events/evt-1")).status == 404, "its key is known now"
+        proxy.cut()
+        young = {"event_id": "young", "created_at": format_rfc3339(clock.now_ms())}
+        assert (await known.client.ingest(known.body(**young))).status == 202
+        limits = (await known.client.ask("GET", "/v1/limits")).document
+        assert (limits["rps"], limits["burst"], limits["rule"]) == (7, 11, "tenant")
+        answer = await unknown.client.ingest(unknown.body(**young))
+        assert (answer.status, answer.code) == (503, "STORE_UNAVAILABLE")
+        (line,) = (await unknown.client.batch(unknown.body(**young))).lines
+        assert (line["status"], line["error_code"]) == (503, "STORE_UNAVAILABLE")
+        proxy.restore()
+        assert (await until_accepted(unknown, "young")).status == 202
+
+
 async def test_with_postgres_away_a_key_never_seen_gets_no_verdict(
     sender: Sender, run_edge: RunEdge, postgres_proxy: Proxied
 ) -> None:
@@ -137,7 +164,8 @@ async def test_without_the_broker_nothing_is_accepted_and_it_comes_back_by_itsel
         proxy.cut()
         answer = await here.client.ingest(here.body(event_id="evt-2"))
         assert answer.status == 503
-        assert answer.code in {"STREAM_UNAVAILABLE", "OUTCOME_UNKNOWN", "DURABILITY_UNPROVEN"}
+        assert answer.code in {"STREAM_UNAVAILABLE", "OUTCOME_UNKNOWN"}
+        assert (await here.client.ingest(here.body(event_id="evt-2"))).code == "STREAM_UNAVAILABLE"
         assert (await here.client.ingest(body)).body == first.body, "a duplicate is told by its hint"
         proxy.restore()
         async with asyncio.timeout(20):
@@ -192,6 +220,10 @@ class SmallQueue:
         message = await self._jetstream.stored(stream, seq)
         return None if message is None else message.data
 
+    async def oldest_stored_ms(self, subject: str) -> UnixMs | None:
+        message = await self._jetstream.next_stored(self._name, 1, f"{self._name}.{subject.rsplit('.', 1)[1]}")
+        return None if message is None else message.stored_ms
+
     def answer_ms(self) -> float:
         return self._committer.answer_ms
 
@@ -231,7 +263,7 @@ async def small_queue(servers: EmbeddedServers, stream_settings: StreamSettings)
         "duplicate_window": 120_000_000_000,
     }
     await jetstream.api(f"STREAM.CREATE.{QUEUE}", config, dict)
-    committer = GroupCommitter(jetstream, settings, QUEUE, Silent())
+    committer = GroupCommitter(jetstream, settings, QUEUE, Silent(), unbarred)
     yield SmallQueue(committer, jetstream, QUEUE)
     await committer.close()
     await jetstream.api(f"STREAM.DELETE.{QUEUE}", None, dict)

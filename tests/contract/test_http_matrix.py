@@ -161,6 +161,7 @@ PATHS = [
     Case("another's whole URL", replaced(b"/ingest", b"http://other/ingest"), MALFORMED, CLOSED),
     Case("an asterisk", replaced(b"/ingest", b"*"), MALFORMED, CLOSED),
     Case("a backslash", replaced(b"/ingest", b"\\ingest"), MALFORMED, CLOSED),
+    Case("a target with a fragment", replaced(b"/ingest", b"/ingest#x"), MALFORMED, CLOSED),
     Case("a target that is not ASCII", replaced(b"/ingest", b"/ing\xc3\xa9st"), MALFORMED, CLOSED),
 ]
 ALL = [*FRAMING, *LINES, *NAMES, *SIZES, *BODIES, *PATHS]

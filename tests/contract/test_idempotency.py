@@ -70,7 +70,7 @@ async def test_without_a_hint_postgres_tells_the_first_receipt_at_any_age(
 
 
 async def test_while_settling_lags_behind_the_brokers_memory_no_event_gets_a_second_receipt(
-    sender: Sender, redis: str, run_edge: RunEdge
+    sender: Sender, other_sender: Sender, redis: str, run_edge: RunEdge
 ) -> None:
     """Ten minutes later the broker has forgotten the id, and Postgres has not heard of it: the message is unsettled."""
     body = sender.body()
@@ -82,6 +82,8 @@ async def test_while_settling_lags_behind_the_brokers_memory_no_event_gets_a_sec
         assert (await late.client.ingest(sender.body(event_id="never-seen"))).code == "EVENT_IN_FLIGHT"
         young = sender.body(event_id="young", created_at=format_rfc3339(clock.now_ms()))
         assert (await late.client.ingest(young)).status == 202
+        there = other_sender.at(later)
+        assert (await there.client.ingest(there.body())).status == 202, "nothing of theirs is unsettled"
 
 
 @pytest.mark.parametrize("known_by", ["hint", "stream", "postgres"])

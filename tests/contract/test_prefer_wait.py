@@ -105,6 +105,18 @@ async def test_with_postgres_away_who_waits_gets_the_receipt(
         assert (answer.status, answer.body) == (202, first.body)
 
 
+async def test_who_waits_when_the_edge_stops_gets_the_receipt(sender: Sender, run_edge: RunEdge) -> None:
+    async with run_edge() as edge:
+        here = sender.at(edge)
+        waiting = asyncio.create_task(here.client.ingest(body_of(here), "Prefer: wait=10"))
+        async with asyncio.timeout(20):
+            while (await here.client.ingest(body_of(here))).headers.get("idempotency-replayed") != "true":
+                continue
+    answer = await waiting
+    assert (answer.status, answer.headers["connection"]) == (202, "close")
+    assert msgspec.json.decode(answer.body, type=Receipt).event_id == "evt-1"
+
+
 async def test_many_who_wait_each_get_their_own_decision(sender: Sender, worker_pool: Pool) -> None:
     names = [f"evt-{number}" for number in range(20)]
     for name in names:

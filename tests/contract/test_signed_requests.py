@@ -258,9 +258,8 @@ async def test_after_a_lost_memory_of_nonces_old_signatures_are_refused_until_th
         assert refusal(await signer.ingest(first, signed)) is Code.REPLAY_WINDOW_CLOSED
         closed = await signer.ingest(second)
         assert refusal(closed) is Code.REPLAY_WINDOW_CLOSED
-        assert 1 <= int(closed.headers["retry-after"]) <= WINDOW_S + 1
-        async with asyncio.timeout(PROMPT_S):
-            while (answer := await signer.ingest(second)).status != 202:
-                assert refusal(answer) is Code.REPLAY_WINDOW_CLOSED
-                await asyncio.sleep(0.2)
+        wait_s = int(closed.headers["retry-after"])
+        assert 1 <= wait_s <= WINDOW_S + 1
+        await asyncio.sleep(wait_s)  # as an agent does
+        assert (await signer.ingest(second)).status == 202
         assert refusal(await signer.ingest(first, signed)) is Code.REPLAY_WINDOW_CLOSED

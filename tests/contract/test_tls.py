@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge.settings import TlsSettings
+from ops import edge_service
 from ops.tls import TlsError, faults, server_context
 from schemas.principal import Scope
 from sinks.api_keys import ApiKeys
@@ -131,6 +132,17 @@ async def test_plain_http_is_not_spoken_there(tls_edge: Edge) -> None:
         connection.send(head("GET", "/livez"))
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
             await connection.answer()
+
+
+async def test_a_handshake_that_does_not_end_is_given_up(
+    run_edge: RunEdge, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge_service, "HANDSHAKE_S", 0.2)
+    async with (
+        run_edge(more={"tls": tls_settings(authority.server(), None)}) as edge,
+        await Connection.open(edge.port) as silent,
+    ):
+        assert await silent.closed()
 
 
 async def test_a_refusal_while_reading_arrives_over_tls_too(

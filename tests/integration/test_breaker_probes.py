@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from edge.probes import LocalProbes, Probes, SharedProbes
+from edge.probes import Became, LocalProbes, Probes, SharedProbes
 from edge.redis_store import redis_client
 from edge.settings import BreakerSettings
 from ops.clock import SystemClock
@@ -133,7 +133,7 @@ async def test_the_script_and_the_local_count_answer_alike(servers: EmbeddedServ
                 answer = await probes.ask(name, last)
                 rounds[step] = answer.round
             else:
-                answer = await probes.report(name, rounds.get(last, "none"), failed=word == "failed")
+                answer = await probes.report(name, rounds.get(last, "none"), Became(word))
             said.append(answer.word.value)
         return said
 
@@ -144,11 +144,11 @@ async def test_the_script_and_the_local_count_answer_alike(servers: EmbeddedServ
 # Either ask, ms since the asker opened; or what became of the probe that a step gave.
 _STEPS = [
     *[("passed", -1), ("ask", 0), ("ask", 0), ("ask", 0), ("passed", 1), ("passed", -1), ("passed", 2)],
-    *[("passed", 2), ("ask", 60_000), ("ask", -60_000), ("failed", 2), ("ask", 0), ("failed", 9), ("passed", 11)],
-    *[("ask", 60_000)],
+    *[("passed", 2), ("ask", 60_000), ("ask", -60_000), ("failed", 2), ("ask", 0), ("ask", 0), ("unused", -1)],
+    *[("unused", 9), ("ask", 0), ("ask", 0), ("failed", 9), ("passed", 11), ("unused", 11), ("ask", 60_000)],
 ]
 _WORDS = [
     *["late", "probe", "probe", "none", "probe", "late", "closed"],
-    *["late", "closed", "probe", "late", "probe", "open", "late"],
-    *["open"],
+    *["late", "closed", "probe", "late", "probe", "none", "late"],
+    *["probe", "probe", "none", "open", "late", "late", "open"],
 ]

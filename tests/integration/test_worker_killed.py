@@ -26,7 +26,7 @@ from schemas.metrics import Metric
 from schemas.subjects import ingest_stream, lane, message_id
 from schemas.units import format_rfc3339
 from sinks.signing import create_key
-from streams.committer import GroupCommitter
+from streams.committer import GroupCommitter, unbarred
 from streams.jetstream import JetStream
 from streams.settings import StreamSettings
 
@@ -71,7 +71,7 @@ async def _publish(servers: EmbeddedServers, tenants: list[str], events: int) ->
         url=servers.nats_url("edge"), system_url="", replicas=1, shards=1, tenant_messages_max=12_000
     )
     jetstream = await JetStream.connect(settings.url, "edge")
-    committer = GroupCommitter(jetstream, settings, ingest_stream(0), _Silent())
+    committer = GroupCommitter(jetstream, settings, ingest_stream(0), _Silent(), unbarred)
     accepted: dict[str, set[str]] = {tenant: set() for tenant in tenants}
     pending = []
     for number in range(events):

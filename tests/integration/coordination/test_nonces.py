@@ -1,13 +1,15 @@
 """No signature passes twice, whatever becomes of the memory that knows it."""
 
 import asyncio
+import math
 
 import pytest
 from redis.asyncio import Redis
 
 from edge.coordination import RedisCoordination, make_epoch
-from edge.ports import Admission, Ask
+from edge.ports import Admission, Ask, Budget
 from edge.redis_store import redis_client
+from ops.clock import SystemClock
 from ops.embedded import EmbeddedServers
 from ops.redis_watch import RedisWatch
 from schemas.answers import NoAnswer
@@ -59,6 +61,18 @@ async def test_a_nonce_is_kept_longer_than_its_signature_is_taken(
     assert 130_000 < await admin.pttl(f"fg:{{{tenant}}}:n:key-1:n") <= 135_000
 
 
+async def test_what_is_refused_for_its_rate_leaves_no_nonce_behind(
+    coordination: RedisCoordination, admin: "Redis", tenant: str
+) -> None:
+    """Else one tenant could fill the store, and the next refusal would be everybody's."""
+    await an_old_epoch(admin, tenant)
+    spent = Budget(0.001, 1)
+    for number in range(20):
+        ask = signed(tenant, f"n-{number}", now_s())
+        await coordination.admit(ask._replace(budget=spent))
+    assert [name async for name in admin.scan_iter(f"fg:{{{tenant}}}:n:*")] == [f"fg:{{{tenant}}}:n:key-1:n-0".encode()]
+
+
 @pytest.mark.parametrize("ahead_s", [-125, -1_000_000, 10, 1_000_000])
 async def test_outside_of_the_window_nothing_passes_and_nothing_is_charged(
     coordination: RedisCoordination, admin: "Redis", tenant: str, ahead_s: int
@@ -66,6 +80,7 @@ async def test_outside_of_the_window_nothing_passes_and_nothing_is_charged(
     await admin.set(f"fg:{{{tenant}}}:ep", 0)
     answer = await coordination.admit(signed(tenant, "n", now_s() + ahead_s))
     assert answer.refused is Code.REPLAY_WINDOW_CLOSED
+    assert answer.retry_after_ms == 1_000, "a new signature passes at once"
     assert await nothing_happened(admin, tenant, answer)
     assert await admin.exists(f"fg:{{{tenant}}}:n:key-1:n") == 0
 
@@ -99,6 +114,36 @@ async def test_without_a_server_no_epoch_is_said_to_have_begun(store: EmbeddedSe
         await make_epoch(client, tenant)
     assert caught.value.code is Code.RATE_LIMIT_BACKEND_UNAVAILABLE
     await client.aclose()
+
+
+@pytest.mark.parametrize("ahead_s", [-125, -3, 0, 10])
+async def test_while_an_epoch_is_young_a_refusal_says_when_a_new_signature_passes(
+    coordination: RedisCoordination, admin: "Redis", tenant: str, ahead_s: int
+) -> None:
+    """Signed so much later, it passes: no second is missing, though `created` is cut down to whole ones."""
+    begun_ms = SystemClock().now_ms() + 1_000_000
+    await admin.set(f"fg:{{{tenant}}}:ep", begun_ms)
+    before_ms = SystemClock().now_ms()
+    answer = await coordination.admit(signed(tenant, "n", now_s() + ahead_s))
+    after_ms = SystemClock().now_ms()
+    assert answer.refused is Code.REPLAY_WINDOW_CLOSED
+    opens_ms = math.ceil((begun_ms + 5_000) / 1_000) * 1_000
+    assert opens_ms - after_ms <= answer.retry_after_ms <= opens_ms - before_ms + 1
+
+
+async def test_an_epoch_that_begins_now_costs_six_seconds_at_most(coordination: RedisCoordination, tenant: str) -> None:
+    answer = await coordination.admit(signed(tenant, "n", now_s()))
+    assert answer.refused is Code.REPLAY_WINDOW_CLOSED
+    assert 5_000 <= answer.retry_after_ms <= 6_000
+
+
+async def test_a_replay_may_be_signed_anew_at_once(
+    coordination: RedisCoordination, admin: "Redis", tenant: str
+) -> None:
+    await an_old_epoch(admin, tenant)
+    ask = signed(tenant, "n", now_s())
+    assert [(await coordination.admit(ask)).refused for _ in range(2)] == [None, Code.REPLAY_DETECTED]
+    assert (await coordination.admit(ask)).retry_after_ms == 0
 
 
 async def until_passed(coordination: RedisCoordination, tenant: str, name: str) -> None:

@@ -15,7 +15,7 @@ from tests.integration.sinks import make
 
 
 async def _life(pool: Pool, tenant: str, event: str) -> Any:
-    document = await Lives(pool).life_of(tenant, event)
+    document = await Lives(pool).life_of(tenant, event, None)
     return None if document is None else msgspec.json.decode(document)
 
 
@@ -36,6 +36,15 @@ async def test_a_decided_event_is_told_with_every_row_of_it(worker: Pool, edge: 
     assert life["evidence_outbox"][0]["record"]["verdict"] == "deny"
     assert life["decision_evidence_artifacts"][0]["segment_offset"] == 64
     assert life["ingest_dlq"] == []
+
+
+async def test_an_agent_is_told_of_its_own_events_alone(worker: Pool, edge: Pool, tenant: str) -> None:
+    await EventKeys(worker).claim(
+        [make.claim(tenant, "e1", 7, body=b'{"agent_id": "host-1"}'), make.claim(tenant, "e2", 8, body=b"{}")]
+    )
+    assert await Lives(edge).life_of(tenant, "e1", "host-1") == await Lives(edge).life_of(tenant, "e1", None)
+    assert await Lives(edge).life_of(tenant, "e1", "host-2") is None
+    assert await Lives(edge).life_of(tenant, "e2", "host-1") is None
 
 
 async def test_the_keys_of_the_document_are_the_names_of_the_columns(
@@ -79,7 +88,7 @@ async def test_an_event_of_another_tenant_is_as_unknown_as_none(worker: Pool, ed
 
 async def test_an_operator_reads_the_same_life(worker: Pool, edge: Pool, operator: Pool, tenant: str) -> None:
     await EventKeys(worker).claim([make.claim(tenant, "e1", 7)])
-    assert await Lives(operator).life_of(tenant, "e1") == await Lives(edge).life_of(tenant, "e1")
+    assert await Lives(operator).life_of(tenant, "e1", None) == await Lives(edge).life_of(tenant, "e1", None)
 
 
 async def test_an_artifact_indexed_twice_stays_where_it_was_and_is_metered_once(

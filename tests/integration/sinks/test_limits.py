@@ -11,6 +11,7 @@ from schemas.limits import NO_QUOTA, OwnLimits, TenantUse
 from sinks import meters
 from sinks.limits import RATE_MAX, RuntimeLimits
 from sinks.pg import Pool
+from sinks.serving import ServingPool
 from sinks.tenants import Tenants, UnknownTenantError
 from tests.integration.sinks import make
 from tests.integration.sinks.conftest import settings
@@ -114,7 +115,7 @@ async def test_the_edge_may_read_limits_and_not_set_them(edge: Pool, operator: P
 
 
 async def test_a_database_without_the_function_is_as_good_as_away(virgin: Any) -> None:
-    pool = await Pool.open(settings(virgin.postgres_dsn("admin")))
+    pool = await ServingPool.open(settings(virgin.postgres_dsn("admin")))
     try:
         with pytest.raises(NoAnswer):
             await RuntimeLimits(pool).read(["acme"])

@@ -16,7 +16,7 @@ from schemas.codes import Code
 from schemas.depth import LaneDepth
 from schemas.meter import Meter
 from schemas.subjects import STREAM_DECIDE, consumer_name, ingest_stream, lane, partition_of
-from streams.committer import GroupCommitter
+from streams.committer import GroupCommitter, unbarred
 from streams.delivery import ACK, Delivery
 from streams.depth import LaneDepths
 from streams.inbox import Inbox
@@ -68,7 +68,7 @@ def _neighbours(name: str, count: int) -> list[str]:
 
 async def _publish(admin: JetStream, settings: StreamSettings, meter: Meter, subjects: dict[str, int]) -> None:
     for subject, messages in subjects.items():
-        committer = GroupCommitter(admin, settings, STREAM_DECIDE if "decide" in subject else STREAM, meter)
+        committer = GroupCommitter(admin, settings, STREAM_DECIDE if "decide" in subject else STREAM, meter, unbarred)
         await asyncio.gather(*(committer.submit(subject, f"{subject}/{n}", b"{}", "") for n in range(messages)))
 
 

@@ -13,7 +13,7 @@ from ops.embedded.directory import DataDirectory
 from ops.settings import load
 from schemas.meter import Meter
 from schemas.subjects import PARTITIONS, consumer_name, ingest_stream, lane
-from streams.committer import GroupCommitter
+from streams.committer import GroupCommitter, unbarred
 from streams.delivery import ACK, Delivery, delayed
 from streams.inbox import Inbox
 from streams.jetstream import JetStream
@@ -76,7 +76,7 @@ async def worker(servers: EmbeddedServers) -> JetStream:
 
 
 async def _publish(admin: JetStream, settings: StreamSettings, tenant: str, meter: Meter) -> None:
-    committer = GroupCommitter(admin, settings, STREAM, meter)
+    committer = GroupCommitter(admin, settings, STREAM, meter, unbarred)
     data = msgspec.json.encode({"poison": tenant})
     await asyncio.gather(*(committer.submit(lane(tenant).ingest, f"{tenant}/{n}", data, "") for n in range(MESSAGES)))
 

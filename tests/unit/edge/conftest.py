@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import hypothesis
@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from edge.app import EdgeApp
-from edge.ports import Admission, Ask, CircuitOpen, Component, Depth, EdgePorts, TenantLimits
+from edge.ports import Admission, Ask, CircuitOpen, Component, Depth, EdgePorts, TenantLimits, Ticket
 from edge.settings import EdgeSettings, QueueSettings, RateSettings, TlsSettings
 from schemas.answers import Duplicate, NoAnswer, PublishOutcome, Refused, Stored
 from schemas.codes import Code
@@ -78,6 +78,10 @@ class Broker:
         self.remembers_ms = UnixMs(NOW_MS - 120_000)
         self.reads = True
         self.forgotten_ms = UnixMs(0)
+        self.oldest_ms: UnixMs | None = None
+        self.asked_oldest: list[str] = []
+        self.settles: Callable[[], None] = lambda: None
+        """What happens in the queue before it is asked for its oldest message."""
 
     def submit(self, subject: str, message_id: str, data: bytes, traceparent: str) -> "asyncio.Future[PublishOutcome]":
         del subject, traceparent
@@ -98,6 +102,13 @@ class Broker:
         if not self.reads:
             raise NoAnswer(Code.STREAM_UNAVAILABLE)
         return self.messages.get(seq)
+
+    async def oldest_stored_ms(self, subject: str) -> UnixMs | None:
+        self.asked_oldest.append(subject)
+        if not self.reads:
+            raise NoAnswer(Code.STREAM_UNAVAILABLE)
+        self.settles()
+        return self.oldest_ms
 
     def answer_ms(self) -> float:
         return 1.0
@@ -128,6 +139,7 @@ class KeyTable:
         self.keys: dict[str, EventKey] = {}
         self.answers = True
         self.queries: list[tuple[tuple[str, str], ...]] = []
+        self.at_once = 2
 
     async def stored(self, identities: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], EventKey]:
         self.queries.append(tuple(identities))
@@ -177,6 +189,7 @@ class Turned:
         self.depth: Depth | None = Depth(0, 0.0)
         self.share = 1.0
         self.opened: dict[tuple[Component, str | None], int] = {}
+        self.ticket = Ticket("round-1", "round-2")
         self.recorded: list[tuple[Component, str | None, bool]] = []
         self.document: str | None = None
         self.skewed = False
@@ -198,12 +211,17 @@ class Turned:
     def took(self, tenant_id: str, events: int, elapsed_ms: float) -> None:
         del tenant_id, events, elapsed_ms
 
-    async def enter(self, component: Component, tenant_id: str | None = None) -> None:
-        if (component, tenant_id) in self.opened:
-            raise CircuitOpen(self.opened[component, tenant_id])
+    async def enter(self, component: Component, tenant_id: str | None = None) -> Ticket:
+        for share in (tenant_id, None):
+            if (component, share) in self.opened:
+                raise CircuitOpen(self.opened[component, share])
+        return self.ticket
 
-    def record(self, component: Component, tenant_id: str | None, *, failed: bool, elapsed_ms: float) -> None:
+    def record(
+        self, component: Component, tenant_id: str | None, ticket: Ticket, *, failed: bool, elapsed_ms: float
+    ) -> None:
         del elapsed_ms
+        assert ticket is self.ticket
         self.recorded.append((component, tenant_id, failed))
 
     async def public_key(self, key_id: str) -> SigningKey | None:
@@ -251,8 +269,8 @@ class KeyRing:
 
 
 class NoLives:
-    async def life_of(self, tenant_id: str, event_id: str) -> bytes | None:
-        del tenant_id, event_id
+    async def life_of(self, tenant_id: str, event_id: str, agent_id: str | None) -> bytes | None:
+        del tenant_id, event_id, agent_id
         return None
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from redis.exceptions import ConnectionError as NoConnectionError
 
-from edge.probes import LocalProbes
+from edge.probes import LOCAL, Became, LocalProbes
 from edge.settings import BreakerSettings
 from schemas.units import Clock
 
@@ -25,5 +25,5 @@ class CountingStore:
         if word == "ask":
             answer = await self._probes.ask(name, last)
         else:
-            answer = await self._probes.report(name, last, failed=word == "failed")
-        return [answer.word.value.encode(), answer.ms, answer.round.encode()]
+            answer = await self._probes.report(name, LOCAL + last, Became(word))
+        return [answer.word.value.encode(), answer.ms, answer.round.removeprefix(LOCAL).encode()]

@@ -1,6 +1,8 @@
 """The application over ports in memory: what is answered, measured and logged."""
 
+import asyncio
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -14,6 +16,41 @@ from schemas.principal import Principal, Scope
 from schemas.readiness import Readiness
 from tests.unit.edge.calling import Client
 from tests.unit.edge.conftest import TRACE_ID, World, body_of
+
+
+@pytest.mark.parametrize("path", ["/ingest", "/ingest/batch"])
+async def test_the_time_a_sender_takes_for_its_body_is_not_the_edges(
+    world: World,
+    settings: EdgeSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+) -> None:
+    shown_s = [1_000.0]
+    took_ms: list[float] = []
+    monkeypatch.setattr(time, "perf_counter", lambda: shown_s[0])
+    monkeypatch.setattr(world.gates, "took", lambda _tenant_id, _events, elapsed_ms: took_ms.append(elapsed_ms))
+    body = body_of(agent_id="?")
+    parts = [body[:-5], body[-5:-2], body[-2:]]
+
+    async def receive() -> dict[str, Any]:
+        shown_s[0] += 0.6
+        part = parts.pop(0)
+        return {"type": "http.request", "body": part, "more_body": bool(parts)}
+
+    async def send(message: Any) -> None:
+        del message
+
+    media_type = b"application/x-ndjson" if path.endswith("batch") else b"application/json"
+    fields = {b"host": b"edge", b"authorization": b"Bearer key", b"content-type": media_type}
+    headers = [*fields.items(), (b"content-length", b"%d" % len(body))]
+    scope = {"type": "http", "method": "POST", "raw_path": path.encode(), "headers": headers}
+    with caplog.at_level(logging.INFO):
+        await EdgeApp(settings, world.ports)(scope, receive, send)
+    assert not parts
+    assert took_ms == pytest.approx([0.0])
+    (line,) = [record for record in caplog.records if hasattr(record, "latency_ms")]
+    assert line.__dict__["latency_ms"] == pytest.approx(0.0)
 
 
 async def test_a_body_that_ends_before_its_announced_length_has_no_effect_and_no_answer(
@@ -225,8 +262,8 @@ async def test_without_the_database_a_first_request_gets_no_verdict(world: World
 
 async def test_a_life_that_cannot_be_read_is_unavailable_not_absent(world: World, settings: EdgeSettings) -> None:
     class AwayLives:
-        async def life_of(self, tenant_id: str, event_id: str) -> bytes | None:
-            del tenant_id, event_id
+        async def life_of(self, tenant_id: str, event_id: str, agent_id: str | None) -> bytes | None:
+            del tenant_id, event_id, agent_id
             raise NoAnswer(Code.STORE_UNAVAILABLE)
 
     ports = world.ports
@@ -234,3 +271,22 @@ async def test_a_life_that_cannot_be_read_is_unavailable_not_absent(world: World
     world.ring.principals["key"] = Principal("k1", "acme", None, frozenset({Scope.EVENTS_READ}), "free")
     answer = await Client(EdgeApp(settings, type(ports)(**fields)))("GET", "/v1/events/evt-1")
     assert (answer.status, answer.document["error_code"]) == (503, "STORE_UNAVAILABLE")
+
+
+@pytest.mark.parametrize("path", ["/ingest", "/ingest/batch"])
+async def test_a_request_that_is_cut_off_at_its_publication_says_that_its_outcome_is_unknown(
+    client: Client, world: World, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    submitted = asyncio.Event()
+
+    def submit(*_: object) -> asyncio.Future[Any]:
+        submitted.set()
+        return asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(world.broker, "submit", submit)
+    request = asyncio.create_task(client("POST", path, body_of()))
+    await submitted.wait()
+    request.cancel()
+    answer = await request
+    assert (answer.status, answer.document["error_code"]) == (503, "OUTCOME_UNKNOWN")
+    assert answer.headers["retry-after"] == "1"

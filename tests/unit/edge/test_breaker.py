@@ -1,77 +1,17 @@
 """Circuits: when they open, whom they let through then, and when they close."""
 
 import asyncio
-from typing import Any, cast
 
 import pytest
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from edge import breaker
-from edge.breaker import QUIET_MS, TENANTS_MAX, Breakers
+from edge.breaker import QUIET_MS, TENANTS_MAX
 from edge.circuit import SAMPLES_MIN, TRANSITIONS, Event, State
-from edge.ports import CircuitOpen, Component
+from edge.ports import Component
 from edge.probes import PROBE_MS_MAX
-from edge.settings import BreakerSettings
-from schemas.metrics import Metric
+from tests.unit.edge.breaking import OPEN_MS, POSTGRES, REDIS, SETTINGS, STREAM, Edge
 from tests.unit.edge.conftest import StandingClock
 from tests.unit.edge.counting_store import CountingStore
-
-SETTINGS = BreakerSettings(error_rate_threshold=0.08, latency_p95_ms=350, open_seconds=30, half_open_probes=3)
-OPEN_MS = 30_000
-STREAM, REDIS, POSTGRES = Component.STREAM, Component.REDIS, Component.POSTGRES
-
-
-class Shown:
-    """A meter that keeps the last value of each series."""
-
-    def __init__(self) -> None:
-        self.values: dict[tuple[str, ...], float] = {}
-
-    def add(self, metric: Metric, value: float, *labels: str) -> None:
-        del metric
-        self.values[labels] = value
-
-
-class Edge:
-    """One edge process."""
-
-    def __init__(self, store: CountingStore, clock: StandingClock) -> None:
-        self.meter = Shown()
-        self.breakers = Breakers(cast("Any", store), SETTINGS, clock, self.meter)
-
-    async def passes(self, component: Component = STREAM, tenant_id: str | None = None) -> bool:
-        try:
-            await self.breakers.enter(component, tenant_id)
-        except CircuitOpen:
-            return False
-        return True
-
-    async def retry_after_ms(self, component: Component = STREAM) -> int:
-        with pytest.raises(CircuitOpen) as refused:
-            await self.breakers.enter(component)
-        return refused.value.retry_after_ms
-
-    def calls(
-        self,
-        count: int,
-        *,
-        failed: bool = False,
-        elapsed_ms: float = 1.0,
-        component: Component = STREAM,
-        tenant_id: str | None = None,
-    ) -> None:
-        for _ in range(count):
-            self.breakers.record(component, tenant_id, failed=failed, elapsed_ms=elapsed_ms)
-
-    def trip(self, component: Component = STREAM) -> None:
-        self.calls(SAMPLES_MIN, failed=True, component=component)
-
-    async def probed(self, *, failed: bool = False, component: Component = STREAM) -> None:
-        """A probe comes back, and everybody may know."""
-        self.calls(1, failed=failed, component=component)
-        await self.breakers.close()
 
 
 @pytest.fixture
@@ -216,8 +156,7 @@ async def test_a_slow_probe_is_a_failed_one(edge: Edge, clock: StandingClock) ->
     edge.trip()
     clock.advance(OPEN_MS)
     assert await edge.passes()
-    edge.calls(1, elapsed_ms=350.0)
-    await edge.breakers.close()
+    await edge.probed(elapsed_ms=350.0)
     assert not await edge.passes()
 
 
@@ -240,9 +179,27 @@ async def test_a_call_from_before_the_circuit_opened_is_no_probe(edge: Edge, clo
     edge.calls(3)
     assert edge.breakers.states() == {"stream": "open"}
     assert await edge.passes()
-    for _ in range(3):
+    edge.calls(3)
+    edge.calls(3, failed=True)
+    await edge.breakers.close()
+    assert edge.breakers.states() == {"stream": "half_open"}, "only the probe has a say"
+    await edge.probed()
+    for _ in range(2):
+        assert await edge.passes()
         await edge.probed()
+    assert edge.breakers.states() == {}
+
+
+async def test_a_probe_of_a_round_that_is_over_has_no_say_in_the_next(edge: Edge, clock: StandingClock) -> None:
+    edge.trip()
+    clock.advance(OPEN_MS)
+    assert await edge.passes()
+    clock.advance(PROBE_MS_MAX)
+    assert await edge.passes()
+    await edge.probed(failed=True)
     assert edge.breakers.states() == {"stream": "half_open"}
+    await edge.probed(failed=True)
+    assert edge.breakers.states() == {"stream": "open"}
 
 
 async def test_probes_that_never_come_back_do_not_keep_the_circuit_open(edge: Edge, clock: StandingClock) -> None:
@@ -270,9 +227,102 @@ async def test_without_the_store_nobody_probes_but_the_store_itself(
     assert await edge.passes(STREAM)
 
 
+@pytest.mark.parametrize("component", [STREAM, POSTGRES])
+async def test_under_the_emergency_override_every_edge_counts_its_own_probes_while_the_store_is_away(
+    edge: Edge, other: Edge, store: CountingStore, clock: StandingClock, component: Component
+) -> None:
+    store.answers = False
+    for one in (edge, other):
+        one.trip(component)
+    clock.advance(OPEN_MS)
+    assert not await edge.passes(component)
+    for one in (edge, other):
+        one.document = "bg-1"
+    clock.advance(QUIET_MS)
+    for one in (edge, other):
+        assert [await one.passes(component) for _ in range(4)] == [True, True, True, False]
+    for _ in range(3):
+        await edge.probed(component=component)
+    assert edge.breakers.states() == {}
+    await other.probed(component=component, failed=True)
+    assert await other.retry_after_ms(component) == OPEN_MS
+
+
+async def test_under_the_emergency_override_probes_are_shared_while_the_store_answers(
+    edge: Edge, other: Edge, clock: StandingClock
+) -> None:
+    for one in (edge, other):
+        one.document = "bg-1"
+        one.trip()
+    clock.advance(OPEN_MS)
+    assert [await edge.passes() for _ in range(4)] == [True, True, True, False]
+    assert not await other.passes()
+
+
+async def test_probes_from_before_the_store_went_away_have_no_say_in_what_is_counted_here(
+    edge: Edge, store: CountingStore, clock: StandingClock
+) -> None:
+    edge.trip()
+    clock.advance(OPEN_MS)
+    assert [await edge.passes() for _ in range(3)] == [True] * 3
+    store.answers = False
+    edge.document = "bg-1"
+    assert [await edge.passes() for _ in range(4)] == [True, True, True, False]
+    for _ in range(3):
+        await edge.probed()
+    assert edge.breakers.states() == {"stream": "half_open"}
+    for _ in range(3):
+        await edge.probed()
+    assert edge.breakers.states() == {}
+
+
+async def test_a_tenant_whose_own_circuit_is_open_takes_no_probe_of_everybody(
+    edge: Edge, other: Edge, clock: StandingClock
+) -> None:
+    for one in (edge, other):
+        one.trip_tenant("acme")
+    edge.trip()
+    clock.advance(OPEN_MS)
+    assert await other.passes(STREAM, "acme")
+    await other.probed(failed=True, tenant_id="acme")
+    for _ in range(10):
+        assert not await edge.passes(STREAM, "acme")
+    assert [await edge.passes(STREAM, "calm") for _ in range(4)] == [True, True, True, False]
+
+
+async def test_a_tenants_probe_that_everybodys_circuit_refuses_is_given_back(
+    edge: Edge, store: CountingStore, clock: StandingClock
+) -> None:
+    edge.trip_tenant("acme")
+    clock.advance(1_000)
+    edge.trip()
+    clock.advance(OPEN_MS - 1_000)
+    assert not await edge.passes(STREAM, "acme")
+    assert store.asked == 0, "a circuit that rests is not worth a probe of another"
+    clock.advance(1_000)
+    assert [await edge.passes(STREAM, "calm") for _ in range(3)] == [True, True, True]
+    for _ in range(10):
+        assert not await edge.passes(STREAM, "acme")
+        await edge.breakers.close()
+        clock.advance(QUIET_MS)
+    for _ in range(3):
+        await edge.probed(tenant_id="calm")
+    assert edge.breakers.states() == {"stream of some tenants": "1 not closed"}
+    assert [await edge.passes(STREAM, "acme") for _ in range(4)] == [True, True, True, False]
+
+
+async def test_one_call_can_be_a_probe_of_both_circuits(edge: Edge, clock: StandingClock) -> None:
+    edge.trip_tenant("acme")
+    edge.trip()
+    clock.advance(OPEN_MS)
+    for _ in range(3):
+        assert await edge.passes(STREAM, "acme")
+        await edge.probed(tenant_id="acme")
+    assert edge.breakers.states() == {}
+
+
 async def test_a_tenants_circuit_opens_for_that_tenant_alone(edge: Edge) -> None:
-    edge.calls(1_000)
-    edge.calls(SAMPLES_MIN, failed=True, tenant_id="acme")
+    edge.trip_tenant("acme")
     assert not await edge.passes(STREAM, "acme")
     assert await edge.passes(STREAM, "other")
     assert await edge.passes(STREAM)
@@ -281,9 +331,7 @@ async def test_a_tenants_circuit_opens_for_that_tenant_alone(edge: Edge) -> None
 
 
 async def test_what_the_component_did_is_not_held_against_its_tenants(edge: Edge, clock: StandingClock) -> None:
-    for _ in range(SAMPLES_MIN):
-        edge.calls(1, failed=True)
-        edge.calls(1, failed=True, tenant_id="acme")
+    edge.calls(SAMPLES_MIN, failed=True, tenant_id="acme")
     clock.advance(OPEN_MS)
     assert await edge.passes()
     assert await edge.passes(STREAM, "acme")
@@ -291,7 +339,7 @@ async def test_what_the_component_did_is_not_held_against_its_tenants(edge: Edge
 
 
 async def test_any_number_of_tenants_takes_bounded_memory(edge: Edge) -> None:
-    edge.calls(SAMPLES_MIN, failed=True, tenant_id="bad")
+    edge.trip_tenant("bad")
     for number in range(TENANTS_MAX + 100):
         edge.calls(1, tenant_id=f"t{number}")
     assert len(edge.breakers._tenants) == TENANTS_MAX
@@ -315,92 +363,3 @@ async def test_every_change_is_shown_and_logged(
     assert edge.meter.values["stream", "_all"] == 0
     states = [record.__dict__["cb_state"] for record in caplog.records]
     assert states == ["open", "half_open", "closed"]
-
-
-class Cluster(RuleBasedStateMachine):
-    """Edges that share one store, at whatever pace: a model keeps count of what they let through."""
-
-    @initialize(edges=st.integers(1, 4))
-    def begin(self, edges: int) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.clock = StandingClock()
-        self.store = CountingStore(SETTINGS, self.clock)
-        self.edges = [Edge(self.store, self.clock) for _ in range(edges)]
-        self.probes = [0] * edges
-        """Under way, by edge."""
-        self.given = 0
-        """Since the last round ended."""
-        self.given_at_ms = 0
-
-    def teardown(self) -> None:
-        if hasattr(self, "loop"):
-            self.loop.close()
-
-    def _state(self, edge: Edge) -> State:
-        return edge.breakers._components[STREAM].state
-
-    @rule(one=st.integers(0, 3), count=st.integers(1, 5))
-    def enter(self, one: int, count: int) -> None:
-        at = one % len(self.edges)
-        edge = self.edges[at]
-        for _ in range(count):
-            circuit = edge.breakers._components[STREAM]
-            waiting = circuit.rest_ms(self.clock.now_ms()) > 0
-            passed = self.loop.run_until_complete(edge.passes())
-            assert not (passed and waiting), "an open circuit let a call through"
-            assert self._state(edge) is not State.OPEN or not passed
-            if self._state(edge) is State.HALF_OPEN and passed:
-                assert self.store.answers, "nobody counted this probe"
-                self._give(at)
-
-    def _give(self, at: int) -> None:
-        if self.clock.at_ms - self.given_at_ms >= PROBE_MS_MAX:
-            self.given = 0
-        self.given += 1
-        self.given_at_ms = self.clock.at_ms
-        self.probes[at] += 1
-        assert self.given <= SETTINGS.half_open_probes
-
-    @rule(one=st.integers(0, 3), failed=st.booleans())
-    def come_back(self, one: int, failed: bool) -> None:
-        at = one % len(self.edges)
-        edge = self.edges[at]
-        if self._state(edge) is not State.HALF_OPEN or not self.probes[at]:
-            return
-        self.probes[at] -= 1
-        self.loop.run_until_complete(self._record(edge, failed))
-        if self.store.answers and (failed or self._state(edge) is State.CLOSED):
-            self.given = 0  # the round is over
-        if failed:
-            assert self._state(edge) is State.OPEN
-
-    async def _record(self, edge: Edge, failed: bool) -> None:
-        edge.calls(1, failed=failed)
-        await edge.breakers.close()
-
-    @rule(one=st.integers(0, 3), failed=st.integers(0, 60))
-    def calls(self, one: int, failed: int) -> None:
-        """Calls of a closed circuit."""
-        edge = self.edges[one % len(self.edges)]
-        if self._state(edge) is State.CLOSED:
-            before = edge.breakers._components[STREAM].window.calls
-            edge.calls(failed, failed=True)
-            assert before + failed >= SAMPLES_MIN or self._state(edge) is State.CLOSED
-
-    @rule(answers=st.booleans())
-    def turn_the_store(self, answers: bool) -> None:
-        self.store.answers = answers
-
-    @rule(by_ms=st.sampled_from([1, QUIET_MS, 1_000, PROBE_MS_MAX, OPEN_MS - 1, OPEN_MS]))
-    def wait(self, by_ms: int) -> None:
-        self.clock.advance(by_ms)
-
-    @invariant()
-    def nobody_but_a_probing_edge_has_probes(self) -> None:
-        for at, edge in enumerate(getattr(self, "edges", ())):
-            if self._state(edge) is not State.HALF_OPEN:
-                self.probes[at] = 0
-
-
-TestCluster = Cluster.TestCase
-TestCluster.settings = hypothesis_settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -158,4 +158,4 @@ async def test_what_became_of_a_publication_is_told_to_both_circuits_of_the_stre
     world.broker.refuses = Code.INGEST_BACKPRESSURE_HARDSTOP
     await settled(world, "evt-3")
     told = [(tenant, failed) for component, tenant, failed in world.gates.recorded if component is Component.STREAM]
-    assert told == [(None, False), ("acme", False), (None, True), ("acme", True), (None, False), ("acme", False)]
+    assert told == [("acme", False), ("acme", True), ("acme", False)]

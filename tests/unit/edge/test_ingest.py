@@ -12,6 +12,7 @@ from edge.settings import EdgeSettings
 from schemas.codes import Code
 from schemas.envelope import EventKey, receipt
 from schemas.principal import Principal
+from schemas.subjects import lane
 from schemas.units import UnixMs, format_rfc3339
 from tests.unit.edge.conftest import DAY_MS, NOW_MS, STREAM, World, body_of
 
@@ -174,16 +175,69 @@ async def test_with_postgres_away_a_duplicate_is_still_told_by_hint_or_broker(wo
 
 
 async def test_what_may_be_unsettled_and_forgotten_is_not_stored_again(world: World, ingest: Flow) -> None:
-    """Settling lags behind the broker's window: the event may be in the stream though nobody knows of it."""
+    """Settling lags behind the broker's window: the event may be in the queue though nobody knows of it."""
     world.broker.forgotten_ms = UnixMs(NOW_MS - 120_000)
-    old, young = await ingest.settle(
-        [event(created_at=created(110_000)), event(event_id="young", created_at=created(100_000))], ORIGIN
+    world.broker.oldest_ms = UnixMs(NOW_MS - 130_000)
+    old, older, young = await ingest.settle(
+        [
+            event(created_at=created(110_000)),
+            event(event_id="older", created_at=created(8 * DAY_MS)),
+            event(event_id="young", created_at=created(100_000)),
+        ],
+        ORIGIN,
     )
-    assert code_of(old) is Code.EVENT_IN_FLIGHT
+    assert code_of(old) is code_of(older) is Code.EVENT_IN_FLIGHT
     assert isinstance(young, Accepted)
+    assert world.broker.asked_oldest == [lane("acme").ingest], "once for the whole request"
     world.broker.forgotten_ms = UnixMs(0)
     (now_sure,) = await ingest.settle([event(created_at=created(110_000))], ORIGIN)
     assert isinstance(now_sure, Accepted)
+
+
+@pytest.mark.parametrize("oldest_ms", [None, UnixMs(NOW_MS - 104_999)])
+async def test_the_lag_of_one_tenant_bars_no_other(world: World, ingest: Flow, oldest_ms: UnixMs | None) -> None:
+    world.broker.forgotten_ms = UnixMs(NOW_MS - 120_000)
+    world.broker.oldest_ms = oldest_ms
+    old, aged = await ingest.settle(
+        [event(created_at=created(110_000)), event(event_id="aged", created_at=created(8 * DAY_MS))], ORIGIN
+    )
+    assert isinstance(old, Accepted)
+    assert code_of(aged) is Code.CREATED_AT_INVALID
+
+
+async def test_young_and_known_events_cost_no_question_about_the_lag(world: World, ingest: Flow) -> None:
+    await ingest.settle([event(created_at=created(110_000))], ORIGIN)
+    world.table.keys = world.broker.settle()
+    world.memory.keys.clear()
+    world.broker.forgotten_ms = UnixMs(NOW_MS - 120_000)
+    known, young = await ingest.settle([event(created_at=created(110_000)), event(event_id="young")], ORIGIN)
+    assert isinstance(known, Accepted)
+    assert isinstance(young, Accepted)
+    assert world.broker.asked_oldest == []
+
+
+async def test_a_message_settled_between_the_questions_is_found_where_it_went(world: World, ingest: Flow) -> None:
+    """Postgres did not know it yet, the queue does not hold it any more, and the broker has forgotten its id."""
+    (first,) = await ingest.settle([event(created_at=created(110_000))], ORIGIN)
+    world.memory.keys.clear()
+    world.broker.forgotten_ms = UnixMs(NOW_MS - 120_000)
+
+    def settle() -> None:
+        world.table.keys = world.broker.settle()
+        world.broker.by_id.clear()
+
+    world.broker.settles = settle
+    (again,) = await ingest.settle([event(created_at=created(110_000))], ORIGIN)
+    assert again == Accepted(key_of(first), replayed=True)
+    assert world.broker.by_id == {}
+
+
+async def test_without_an_answer_about_the_lag_nothing_old_is_stored(world: World, ingest: Flow) -> None:
+    world.broker.forgotten_ms = UnixMs(NOW_MS - 120_000)
+    world.broker.reads = False
+    old, young = await ingest.settle([event(created_at=created(110_000)), event(event_id="young")], ORIGIN)
+    assert code_of(old) is Code.STREAM_UNAVAILABLE
+    assert isinstance(young, Accepted)
 
 
 async def test_an_aged_event_is_replayed_and_never_stored(world: World, ingest: Flow) -> None:

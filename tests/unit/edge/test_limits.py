@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from edge.admission import Standing
-from edge.limits import KEPT_MS, TENANTS_MAX, LimitsView, limits_in_force
+from edge.limits import TENANTS_MAX, TENANTS_PER_READ_MAX, LimitsView, limits_in_force
 from edge.limits_document import Rule, document, next_refusal
 from edge.ports import Admission, Budget, Depth, TenantLimits
 from edge.settings import EdgeSettings, QueueSettings, RateSettings
@@ -23,6 +23,7 @@ RATES = RateSettings(
     events_per_month_by_tier=(("free", 3_000_000),),
     latency_p95_ms_hard=200,
 )
+KEPT_MS = 900_000
 QUEUES = QueueSettings(depth_warn=50, depth_shed=80, depth_hardstop=120, key_template="")
 
 
@@ -44,11 +45,14 @@ class Table:
         self.own: dict[str, OwnLimits] = {}
         self.used = 0
         self.answers = True
+        self.hangs = False
         self.asked: list[list[str]] = []
 
     async def read(self, tenant_ids: Sequence[str]) -> Mapping[str, TenantUse]:
         self.asked.append(list(tenant_ids))
         await asyncio.sleep(0)
+        if self.hangs:
+            await asyncio.Event().wait()
         if not self.answers:
             raise NoAnswer(Code.STORE_UNAVAILABLE)
         return {one: TenantUse(self.own.get(one), self.used) for one in tenant_ids}
@@ -66,7 +70,7 @@ def table() -> Table:
 
 @pytest.fixture
 def view(table: Table, clock: Clock) -> LimitsView:
-    return LimitsView(table, RATES, clock)
+    return LimitsView(table, RATES, KEPT_MS, clock)
 
 
 @pytest.mark.parametrize(
@@ -78,11 +82,9 @@ def view(table: Table, clock: Clock) -> LimitsView:
         (TenantUse(None, 3), "free", TenantLimits(10, 120, "tier", 3_000_000, 3)),
         (TenantUse(None, 3), "enterprise", TenantLimits(120, 120, "tier", None, 3)),
         (TenantUse(None, 3), "unheard-of", TenantLimits(20, 120, "base", None, 3)),
-        (None, "free", TenantLimits(10, 120, "tier", 3_000_000, 0)),
-        (None, "unheard-of", TenantLimits(20, 120, "base", None, 0)),
     ],
 )
-def test_the_order_is_tenant_tier_base(use: TenantUse | None, plan_tier: str, limits: TenantLimits) -> None:
+def test_the_order_is_tenant_tier_base(use: TenantUse, plan_tier: str, limits: TenantLimits) -> None:
     assert limits_in_force(use, plan_tier, RATES) == limits
 
 
@@ -108,31 +110,56 @@ async def test_tenants_in_use_are_read_again_together_and_others_when_they_come_
     assert (await view.of("idle", "free")).rps == 8
 
 
-async def test_with_postgres_away_the_last_known_limits_hold_else_the_tiers(
+async def test_with_postgres_away_the_last_known_limits_and_use_hold_however_long_the_tenant_was_silent(
     view: LimitsView, table: Table, clock: Clock
 ) -> None:
-    table.own["known"] = OwnLimits(7, 7, 5)
-    await view.of("known", "free")
+    table.own["known"], table.used = OwnLimits(1, 1, 5), 5
+    clamped = await view.of("known", "free")
     table.answers = False
-    clock.advance(30_000)
-    assert await view.of("known", "free") == TenantLimits(7, 7, "tenant", 5, 0)
-    assert (await view.of("new", "free")).rule == "tier"
-    assert (await view.of("new", "unheard-of")).rule == "base"
+    for _ in range(KEPT_MS // 60_000):
+        clock.advance(60_000)
+        await view.refresh()
+    assert await view.of("known", "free") == clamped == TenantLimits(1, 1, "tenant", 5, 5)
     asked = len(table.asked)
     await view.of("known", "free")
     assert len(table.asked) == asked, "a database that is away is not asked by every request"
 
 
-async def test_a_tenant_unseen_for_a_minute_is_forgotten_and_their_number_is_bounded(
+@pytest.mark.parametrize("fault", ["answers", "hangs"])
+async def test_of_a_tenant_never_read_nothing_is_known_until_postgres_answers(
+    view: LimitsView, table: Table, clock: Clock, fault: str
+) -> None:
+    table.own["new"] = OwnLimits(1, 1, 5)
+    await view.of("known", "free")
+    clock.advance(2_000)
+    setattr(table, fault, fault == "hangs")
+    known, new = await asyncio.gather(view.of("known", "free"), view.of("new", "free"), return_exceptions=True)
+    assert isinstance(known, TenantLimits)
+    assert isinstance(new, NoAnswer)
+    assert new.code is Code.STORE_UNAVAILABLE
+    setattr(table, fault, fault != "hangs")
+    assert (await view.of("new", "free")).rps == 1
+
+
+async def test_a_tenant_unseen_for_long_is_forgotten_and_their_number_is_bounded(
     view: LimitsView, table: Table, clock: Clock
 ) -> None:
     await view.of("seen-once", "free")
     clock.advance(KEPT_MS + 1)
     await view.refresh()
     assert not view._entries
-    await asyncio.gather(*(view.of(f"t{number}", "free") for number in range(TENANTS_MAX + 10)))
+    await asyncio.gather(*(view.of(f"t{number}", "free") for number in range(TENANTS_MAX)))
+    clock.advance(1_600)
+    await view.of("t0", "free")
+    await asyncio.gather(*(view.of(f"more-{number}", "free") for number in range(10)))
     assert len(view._entries) == TENANTS_MAX
-    assert max(map(len, table.asked)) <= 500
+    assert "t0" in view._entries, "in use"
+    assert max(map(len, table.asked)) == TENANTS_PER_READ_MAX
+    table.answers = False
+    with pytest.raises(NoAnswer):
+        await asyncio.gather(*(view.of(f"unknown-{number}", "free") for number in range(10)))
+    assert "unknown-0" not in view._entries
+    assert "t0" in view._entries
 
 
 def standing(remaining: int, quota: int | None = None, used: int = 0) -> Standing:

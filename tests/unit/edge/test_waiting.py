@@ -126,6 +126,30 @@ async def test_beyond_the_bound_nobody_waits_and_room_comes_back(monkeypatch: py
     assert await waits.wait("acme", "e2", 10) == b"2"
 
 
+async def test_one_tenant_does_not_take_the_waiting_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "TENANT_WAITING_MAX", 1)
+    decisions = Deciding()
+    waits = DecisionWaits(decisions)
+    first = asyncio.create_task(waits.wait("acme", "e1", 10))
+    await decisions.was_asked.wait()
+    assert await waits.wait("acme", "e2", 10) is None
+    decisions.documents = {("acme", "e1"): b"1", ("acme", "e2"): b"2", ("other", "e1"): b"3"}
+    assert await waits.wait("other", "e1", 10) == b"3"
+    assert await first == b"1"
+    assert await waits.wait("acme", "e2", 10) == b"2"
+
+
+async def test_on_stopping_all_who_wait_are_told_at_once_and_nobody_waits_any_more() -> None:
+    decisions = Deciding()
+    waits = DecisionWaits(decisions)
+    waiters = [asyncio.create_task(waits.wait("acme", f"e{number}", 10)) for number in range(3)]
+    await decisions.was_asked.wait()
+    waits.stop()
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(*waiters) == [None] * 3
+        assert await waits.wait("acme", "e9", 10) is None
+
+
 async def test_nobody_is_asked_for_once_everybody_went_away() -> None:
     decisions = Deciding()
     waits = DecisionWaits(decisions)
