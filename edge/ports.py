@@ -238,7 +238,7 @@ class Lives(Protocol):
     """Read side of one event's whole life."""
 
     async def life_of(self, tenant_id: str, event_id: str, agent_id: str | None) -> bytes | None:
-        """The life as one JSON document, None when this tenant, or this agent of it, has no such event. Raises NoAnswer."""
+        """The life as one JSON document, None when this tenant, or this agent, has no such event. Raises NoAnswer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,6 +42,7 @@ class Held:
         return {}
 
     async def life_of(self, tenant_id: str, event_id: str, agent_id: str | None) -> bytes | None:
+        del agent_id
         self.asked.put_nowait(tenant_id)
         await self.lets_go.wait()
         return event_id.encode()
