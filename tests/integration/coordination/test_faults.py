@@ -25,6 +25,8 @@ Proxied = tuple[RedisProxy, str]
 FAILING = [fault for fault in Fault if fault not in (Fault.NONE, Fault.NOSCRIPT_ONCE)]
 ANSWER_S_MAX = 1
 ASKS = 500
+OTHERS_TASKS_MAX = 50
+"""What an edge of the session may begin meanwhile; a pile would have hundreds."""
 OWN_TASKS_MAX = 8
 """A call and its deadline for each of two sizes of asks, the background's, and the proxy's share."""
 
@@ -142,7 +144,7 @@ async def test_who_waits_does_not_pile_up(proxied: Proxied, tenant: str, fault: 
             most = max(most, len(asyncio.all_tasks()) - others)
             await asyncio.sleep(0.001)
         assert set(all_asks.result()) == {True}
-        assert most <= ASKS + OWN_TASKS_MAX + CONNECTIONS_MAX
+        assert most <= ASKS + OWN_TASKS_MAX + CONNECTIONS_MAX + OTHERS_TASKS_MAX
         assert not coordination._small._waiting
         assert not coordination._large._waiting
         pool = client.connection_pool
