@@ -117,7 +117,7 @@ async def test_a_proof_stands_while_the_server_is_away_and_then_wears_off(
     await watch.check()
     assert watch.findings == ["the coordination store does not answer, or refuses the login"]
     assert watch.proven()
-    monkeypatch.setattr(redis_watch, "INTERVAL_S", 0.0)
+    monkeypatch.setattr(redis_watch, "PROOF_S", 0.0)
     assert not watch.proven()
     await client.aclose()
 
