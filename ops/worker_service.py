@@ -50,8 +50,8 @@ tenant's events keep their order while small batches of many partitions share a 
 QUEUE_STAGES = ("dedupe", "decision")
 """Stages that read a queue, which is swept behind them; the others read a history."""
 BATCHING = {
-    "dedupe": Batching(messages_max=512, linger_ms=60),
-    "decision": Batching(messages_max=512, linger_ms=60),
+    "dedupe": Batching(messages_max=512, linger_ms=200),
+    "decision": Batching(messages_max=512, linger_ms=200),
     "evidence": Batching(messages_max=1_000, linger_ms=1_000),  # one sealed, fsynced segment a batch and partition
     "dlq": Batching(messages_max=64, linger_ms=50),
 }
