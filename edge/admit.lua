@@ -6,7 +6,7 @@
 -- KEYS     for each request in turn: budget (..:rl), budget of duplicates (..:rd), tries (..:t),
 --          one hint (..:h:<id>) for each id, and with created_ms: epoch (..:ep), nonce (..:n:<key>:<nonce>)
 --
--- Returns the hints found, in order, behind one msgpack: {now_us, answers}, one
+-- Returns the hints found, in order, behind one msgpack of one
 -- {refused, places of hints, admitted, admitted duplicates, remaining, retry_after_ms, tries} for each request.
 
 local DUPLICATES_FACTOR = 10
@@ -202,5 +202,5 @@ for i, ask in ipairs(cmsgpack.unpack(ARGV[1])) do
   first = next_first
 end
 save_buckets()
-reply[1] = cmsgpack.pack({now_us, answers})
+reply[1] = cmsgpack.pack(answers)
 return reply

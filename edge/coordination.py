@@ -25,7 +25,6 @@ from edge.settings import EdgeSettings
 from schemas.answers import NoAnswer
 from schemas.codes import Code
 from schemas.envelope import EventKey
-from schemas.units import Clock
 
 log = logging.getLogger("edge")
 
@@ -66,22 +65,16 @@ class _Answer(NamedTuple):
     tries: list[int]
 
 
-class _Answers(NamedTuple):
-    now_us: int
-    answers: list[_Answer]
-
-
 _encode = msgspec.msgpack.Encoder().encode
 _decode_hint = msgspec.msgpack.Decoder(EventKey).decode
-_decode_answers = msgspec.msgpack.Decoder(_Answers).decode
+_decode_answers = msgspec.msgpack.Decoder(list[_Answer]).decode
 
 
 class RedisCoordination:
     """Implements `edge.ports.Coordination`. Call `close` to write what is queued and give the connections back."""
 
-    def __init__(self, client: "Redis", settings: EdgeSettings, clock: Clock) -> None:
+    def __init__(self, client: "Redis", settings: EdgeSettings) -> None:
         self._client = client
-        self._clock = clock
         self._timeout_ms = settings.redis_timeout_ms
         self._ttl_ms = settings.hint_ttl_ms
         self._tries_window_ms = settings.tries_window_ms
@@ -90,7 +83,6 @@ class RedisCoordination:
         self._notes: deque[EventKey | _Try] = deque()
         self._writing: asyncio.Task[None] | None = None
         self._reviving: asyncio.Task[None] | None = None
-        self._clock_offset_ms: float | None = None
         self.lost = 0
         """Notes dropped since start."""
 
@@ -105,10 +97,6 @@ class RedisCoordination:
     def tried(self, tenant_id: str, event_ids: Sequence[str]) -> None:
         """Note events that were refused after their admission, so that their next try counts as one."""
         self._note([_Try(tenant_id, event_id) for event_id in event_ids])
-
-    def clock_offset_ms(self) -> float | None:
-        """How far Redis's clock was ahead of ours in the middle of the last call, None before the first."""
-        return self._clock_offset_ms
 
     async def close(self) -> None:
         """Write what is queued, if Redis takes it, and close the connections."""
@@ -127,7 +115,6 @@ class RedisCoordination:
     async def _admit_share(self, asks: Sequence[Ask]) -> list[Admission]:
         questions = _encode([_question(ask) for ask in asks])
         keys = [key for ask in asks for key in _keys(ask)]
-        asked_ms = self._clock.now_ms()
         call = ADMIT.call(self._client, keys, questions, self._tries_window_ms)
         try:
             reply: list[bytes] = await within(self._timeout_ms, call)
@@ -135,9 +122,8 @@ class RedisCoordination:
         except (RedisError, OSError, msgspec.MsgspecError) as cause:
             self._revive()
             raise NoAnswer(Code.RATE_LIMIT_BACKEND_UNAVAILABLE) from cause
-        self._clock_offset_ms = found.now_us / 1000 - (asked_ms + self._clock.now_ms()) / 2
         hints = iter(reply[1:])
-        return [_admission(ask, answer, hints) for ask, answer in zip(asks, found.answers, strict=True)]
+        return [_admission(ask, answer, hints) for ask, answer in zip(asks, found, strict=True)]
 
     def _note(self, notes: Sequence[EventKey | _Try]) -> None:
         room = NOTES_QUEUED_MAX - len(self._notes)

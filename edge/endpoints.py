@@ -139,6 +139,7 @@ class IngestEndpoints:
         if not isinstance(speaker, _Speaker):
             return speaker
         if speaker.sender.agent_id not in {None, event.agent_id}:
+            self._refused_events.add(sent.sender.tenant_id, 1)
             return finding(Code.TENANT_MISMATCH, "agent_id")
         return await self._ingest.settle((event,), speaker.sender, origin, speaker.nonce)
 
@@ -150,10 +151,11 @@ class IngestEndpoints:
             return finding(failure.code)
         if signed is None:
             return _Speaker(sent.sender, None)
-        if not isinstance(signed, Signed):
-            return signed
-        sender = narrowed(sent.sender, signed.agent_id)
-        return finding(Code.SIGNATURE_INVALID) if sender is None else _Speaker(sender, signed.nonce)
+        sender = narrowed(sent.sender, signed.agent_id) if isinstance(signed, Signed) else None
+        if isinstance(signed, Signed) and sender is not None:
+            return _Speaker(sender, signed.nonce)
+        self._refused_events.add(sent.sender.tenant_id, 1)  # a verification costs more than a contract
+        return finding(Code.SIGNATURE_INVALID) if isinstance(signed, Signed) else signed
 
     async def _received(
         self,

@@ -84,7 +84,7 @@ async def assembled(settings: Settings, meter: PrometheusMeter, clock: Clock) ->
         isolation = IsolationWatch(pools.checks)
         redis_watch = RedisWatch(background, settings.env)
         clocks = ClockWatch(clock, background, pools.checks)
-        coordination = RedisCoordination(admitting, settings.edge, clock)
+        coordination = RedisCoordination(admitting, settings.edge)
         stack.push_async_callback(coordination.close)
         publisher = IngestPublisher(jetstream, durability, settings.streams, meter)
         stack.push_async_callback(publisher.close)

@@ -120,7 +120,7 @@ async def _limits_us(job: Job) -> float:
     settings, clock = load({}), SystemClock()
     client = redis_client(job.redis_url)
     pool = await Pool.open(PostgresSettings(dsn=job.postgres_dsn, pool_size=1, statement_cache_size=0))
-    coordination = RedisCoordination(client, settings.edge, clock)
+    coordination = RedisCoordination(client, settings.edge)
     circuits = Breakers(client, settings.breaker, clock, PrometheusMeter("edge"), lambda: None)
     view = LimitsView(RuntimeLimits(pool), settings.rates, settings.edge.key_stale_ms_max, clock)
     stopping = asyncio.Event()

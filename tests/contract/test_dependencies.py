@@ -64,7 +64,7 @@ async def test_an_answer_that_came_too_late_is_never_taken_for_another(
     """Answers held back beyond the deadline must not be read by the questions that follow."""
     del servers
     proxy, url = redis_proxy
-    store = RedisCoordination(redis_client(url), SETTINGS, SystemClock())
+    store = RedisCoordination(redis_client(url), SETTINGS)
     known = [EventKey("late", f"evt-{number}", "t", "r", "ts", "S", number, "h") for number in range(20)]
     store.remember(known)
     while None in (await store.admit(asking(*(key.event_id for key in known)))).keys:

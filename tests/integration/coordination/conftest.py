@@ -56,7 +56,7 @@ def other_tenant() -> str:
 
 @asynccontextmanager
 async def coordinating(url: str, settings: EdgeSettings = PATIENT) -> AsyncIterator[RedisCoordination]:
-    coordination = RedisCoordination(redis_client(url), settings, SystemClock())
+    coordination = RedisCoordination(redis_client(url), settings)
     try:
         yield coordination
     finally:

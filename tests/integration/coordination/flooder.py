@@ -12,7 +12,6 @@ from edge.coordination import RedisCoordination
 from edge.ports import Ask, Budget
 from edge.redis_store import redis_client
 from edge.settings import EdgeSettings
-from ops.clock import SystemClock
 
 PATIENT = EdgeSettings(integrity_required=False, event_age_ms_max=1_000, redis_timeout_ms=10_000)
 """Every charge shall be counted, so no answer is given up, however busy the machine."""
@@ -21,7 +20,7 @@ PATIENT = EdgeSettings(integrity_required=False, event_age_ms_max=1_000, redis_t
 async def main() -> None:
     task = json.loads(sys.stdin.readline())
     chance = random.Random(task["seed"])
-    coordination = RedisCoordination(redis_client(task["url"]), PATIENT, SystemClock())
+    coordination = RedisCoordination(redis_client(task["url"]), PATIENT)
     budget = Budget(task["rate"], task["burst"])
     await coordination.admit(Ask(task["tenant"], [], budget))
     print("ready", flush=True)

@@ -9,7 +9,6 @@ from chaos.redis_proxy import Fault, RedisProxy
 from edge.coordination import RedisCoordination
 from edge.ports import Admission, Ask
 from edge.redis_store import CONNECTIONS_MAX, redis_client
-from ops.clock import SystemClock
 from schemas.answers import NoAnswer
 from schemas.codes import Code
 from tests.integration.coordination.conftest import (
@@ -132,7 +131,7 @@ async def test_a_server_that_became_a_replica_refuses_everything_and_heals(
 async def test_who_waits_does_not_pile_up(proxied: Proxied, tenant: str, fault: Fault, ids: int) -> None:
     proxy, url = proxied
     client = redis_client(url)
-    coordination = RedisCoordination(client, SETTINGS, SystemClock())
+    coordination = RedisCoordination(client, SETTINGS)
     ask = Ask(tenant, [f"evt-{number}" for number in range(ids)], AMPLE)
     await answered(coordination, ask)
     proxy.switch(fault)

@@ -54,6 +54,14 @@ async def test_a_single_event_that_is_refused_for_what_it_says_counts(
     assert statuses[0] == statuses[1] != statuses[2] == 429
 
 
+async def test_a_bad_signature_counts(client: Client) -> None:
+    """Else an agent could make the edge verify without end."""
+    fields = {"signature_input": "sig=()", "signature": "sig=:AA==:"}
+    for _ in range(REFUSED_MAX):
+        assert (await client("POST", "/ingest", body_of(), **fields)).status == 401
+    assert (await client("POST", "/ingest", body_of(), **fields)).document["error_code"] == "RATE_LIMITED"
+
+
 async def test_batches_that_come_at_once_are_refused_as_if_they_came_one_by_one(client: Client) -> None:
     answers = await asyncio.gather(*(client("POST", "/ingest/batch", WRONG) for _ in range(5)))
     assert sorted(answer.status for answer in answers) == [200, 200, 429, 429, 429]
