@@ -16,14 +16,23 @@ from ops.settings_types import SecretText, Service, Variable, shown, verifies_se
 from ops.tls import plain_http_fault
 from schemas.canonical import canonical_any, sha256_hex
 from schemas.registry import PUBLISHED, readable
-from sinks.settings import EvidenceSettings, PostgresSettings
-from streams.settings import StreamSettings
+from sinks.settings import EvidenceSettings, ObjectStore, PostgresSettings
+from streams.settings import RetrySettings, StreamSettings
 
 __all__ = ["Service", "Settings", "SettingsError", "environment", "load", "settings_hash", "unknown_variables"]
 
 _PACKAGED_POLICIES = Path(__file__).resolve().parent.parent / "policies"
 _PLACES = {"http_host", "http_port", "admin_host", "admin_port", "edge_workers", "embedded_user", "log_level"} | {
+    *("worm_s3", "witness_public_key_file"),
     *("tls", "ca_file", "client_cert_file", "agent_key_file", "break_glass_public_key_file"),
+}
+
+_IN_DATA_DIR = {
+    "FG_BREAK_GLASS_FILE": "break-glass.json",
+    "FG_WORM_DIR": "worm",
+    "FG_SIGNING_KEY_FILE": "signing-key.pem",
+    "FG_KEYRING_FILE": "keyring.json",
+    "FG_CHECKPOINT_SECRET_FILE": "checkpoint-secret",
 }
 
 
@@ -33,16 +42,6 @@ class SettingsError(Exception):
     def __init__(self, faults: list[str]) -> None:
         super().__init__("the configuration is not usable:\n" + "\n".join(f"  - {fault}" for fault in faults))
         self.faults = tuple(faults)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetrySettings:
-    """An event's own budget of failures, and how long and how many dead letters may wait."""
-
-    attempts_max: int
-    window_seconds: int
-    dlq_age_seconds_max: int
-    dlq_alert_depth: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,9 +150,8 @@ def _values(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
             faults.append(f"{name} {problem}")
             values[name] = _default(variable)
     values["FG_POLICY_DIR"] = values["FG_POLICY_DIR"] or _PACKAGED_POLICIES
-    values["FG_BREAK_GLASS_FILE"] = values["FG_BREAK_GLASS_FILE"] or values["FG_DATA_DIR"] / "break-glass.json"
-    values["FG_WORM_DIR"] = values["FG_WORM_DIR"] or values["FG_DATA_DIR"] / "worm"
-    values["FG_SIGNING_KEY_FILE"] = values["FG_SIGNING_KEY_FILE"] or values["FG_DATA_DIR"] / "signing-key.pem"
+    for name, file in _IN_DATA_DIR.items():
+        values[name] = values[name] or values["FG_DATA_DIR"] / file
     return values, faults
 
 
@@ -170,7 +168,15 @@ def _missing(values: Mapping[str, Any], need: Service | None) -> list[str]:
 
 
 def _judged(settings: Settings) -> tuple[Any, ...]:
-    return settings.edge, settings.streams, settings.postgres, settings.rates, settings.queues, settings.tls
+    return (
+        settings.edge,
+        settings.streams,
+        settings.postgres,
+        settings.evidence,
+        settings.rates,
+        settings.queues,
+        settings.tls,
+    )
 
 
 def _unread(settings: Settings) -> list[str]:
@@ -236,7 +242,19 @@ def _tree(values: Mapping[str, Any]) -> Settings:
         ),
         evidence=EvidenceSettings(
             worm_dir=values["FG_WORM_DIR"],
+            worm_s3=ObjectStore(
+                url=values["FG_WORM_S3_URL"],
+                region=values["FG_WORM_S3_REGION"],
+                access_key_id=values["FG_WORM_S3_ACCESS_KEY_ID"],
+                secret_access_key=values["FG_WORM_S3_SECRET_ACCESS_KEY"],
+            ),
             signing_key_file=values["FG_SIGNING_KEY_FILE"],
+            keyring_file=values["FG_KEYRING_FILE"],
+            checkpoint_secret_file=values["FG_CHECKPOINT_SECRET_FILE"],
+            witness_url=values["FG_WITNESS_URL"],
+            witness_public_key_file=str(values["FG_WITNESS_PUBLIC_KEY_FILE"]),
+            reports_dir=values["FG_REPORTS_DIR"],
+            retention_days_by_tier=values["FG_DP_RETENTION_DAYS_TIER_JSON"],
         ),
         rates=RateSettings(
             rps_base=values["FG_DP_INGEST_RPS_BASE"],
@@ -262,6 +280,7 @@ def _tree(values: Mapping[str, Any]) -> Settings:
             window_seconds=values["FG_DP_RETRY_BUDGET_WINDOW_SEC"],
             dlq_age_seconds_max=values["FG_DP_DLQ_MAX_AGE_SEC"],
             dlq_alert_depth=values["FG_DP_DLQ_ALERT_DEPTH"],
+            dlq_storm_ratio=values["FG_DP_DLQ_STORM_RATIO"],
         ),
         tls=TlsSettings(
             cert_file=str(values["FG_TLS_CERT_FILE"]),

@@ -2,7 +2,7 @@
 
 from ops.settings_types import Service, Variable, key_template, rate, rates_by_tier, whole
 
-_EDGE, _WORKER, _MIGRATE = Service.EDGE, Service.WORKER, Service.MIGRATE
+_EDGE, _WORKER, _CLIENT = Service.EDGE, Service.WORKER, Service.CLIENT
 
 INGEST_FAIRNESS = (
     Variable(
@@ -138,17 +138,35 @@ RETRY_AND_DLQ = (
         parse=whole(1),
         default="86400",
         unit="seconds",
-        description="Time a dead letter may wait in its stream.",
-        services=(_WORKER, _MIGRATE),
-        acted_on=False,
+        description="Age from which a dead letter is reported as waiting for an operator. It is kept until one, or "
+        "`frostgate retention run`, takes it.",
+        services=(_WORKER,),
     ),
     Variable(
         name="FG_DP_DLQ_ALERT_DEPTH",
         parse=whole(1),
         default="200",
-        unit="messages",
-        description="Dead letters that are worth an alert.",
+        unit="letters",
+        description="Dead letters waiting for an operator from which the worker says it is not ready.",
         services=(_WORKER,),
-        acted_on=False,
+    ),
+    Variable(
+        name="FG_DP_DLQ_STORM_RATIO",
+        parse=rate,
+        default="0.5",
+        description="Share of a stage's last deliveries ending dead from which the stage pauses instead of burying on.",
+        services=(_WORKER,),
+    ),
+)
+
+RETENTION = (
+    Variable(
+        name="FG_DP_RETENTION_DAYS_TIER_JSON",
+        parse=rates_by_tier,
+        default='{"free":7,"pro":90,"enterprise":365}',
+        unit="days",
+        description="How long raw events are kept, by plan; `frostgate retention run` removes what is older. Also how "
+        "long an object store is told to lock the evidence of each plan.",
+        services=(_WORKER, _CLIENT),
     ),
 )

@@ -1,7 +1,8 @@
 """Every variable of the environment, declared once: the reader, the documentation and `doctor` all use this table."""
 
 from ops.settings_edge import EDGE_SECURITY
-from ops.settings_flags import CIRCUIT_BREAKER, INGEST_FAIRNESS, QUEUE_PROTECTION, RETRY_AND_DLQ
+from ops.settings_evidence import EVIDENCE
+from ops.settings_flags import CIRCUIT_BREAKER, INGEST_FAIRNESS, QUEUE_PROTECTION, RETENTION, RETRY_AND_DLQ
 from ops.settings_types import (
     Service,
     Variable,
@@ -235,22 +236,6 @@ _DECIDING = (
         services=(_WORKER,),
     ),
     Variable(
-        name="FG_WORM_DIR",
-        parse=path,
-        default=None,
-        default_note="`worm` in `FG_DATA_DIR`",
-        description="Write-once directory of the sealed evidence segments.",
-        services=(_WORKER,),
-    ),
-    Variable(
-        name="FG_SIGNING_KEY_FILE",
-        parse=path,
-        default=None,
-        default_note="`signing-key.pem` in `FG_DATA_DIR`",
-        description="Ed25519 key that signs evidence.",
-        services=(_WORKER,),
-    ),
-    Variable(
         name="FG_DP_EVENT_MAX_AGE_SEC",
         parse=whole(1),
         default="604800",
@@ -285,11 +270,13 @@ GROUPS: tuple[tuple[str, tuple[Variable, ...]], ...] = (
     ("Profile and process", _PROFILE),
     ("Dependencies", _DEPENDENCIES),
     ("Addresses and clients", _ADDRESSES),
-    ("Acceptance, policy and evidence", _DECIDING),
+    ("Acceptance and policy", _DECIDING),
+    ("Evidence", EVIDENCE),
     ("Signatures, TLS and the emergency override", EDGE_SECURITY),
     ("Ingest fairness", INGEST_FAIRNESS),
     ("Queue protection", QUEUE_PROTECTION),
     ("Circuit breaker", CIRCUIT_BREAKER),
     ("Retry and dead letters", RETRY_AND_DLQ),
+    ("Retention", RETENTION),
 )
 TABLE: dict[str, Variable] = {variable.name: variable for _title, group in GROUPS for variable in group}

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from schemas.codes import DeadReason
+from schemas.codes import Code, DeadReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,8 +12,9 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """Not now: the queue behind this stage is full for this tenant. Delivered again after `delay_ms`."""
+    """Not now, and why. Delivered again after `delay_ms`."""
 
+    code: Code
     delay_ms: int
 
 

@@ -127,6 +127,70 @@ DLQ_EVENTS = Metric(
     "Events that ended in the dead-letter queue",
 )
 
+RETRIES = Metric(
+    "frostgate_retries_total",
+    "counter",
+    "worker",
+    ("stage", "code"),
+    "Attempts an event failed by its own fault and was sent to the retry lane, by code",
+)
+STAGE_STALLS = Metric(
+    "frostgate_stage_stalls_total",
+    "counter",
+    "worker",
+    ("stage",),
+    "Consumers with a backlog and no progress for 10 s that were bound anew",
+)
+STAGE_STORM = Metric(
+    "frostgate_stage_dlq_storm",
+    "gauge",
+    "worker",
+    ("stage",),
+    "1 while the stage pauses because too many of its deliveries end dead, else 0",
+)
+TAKEOVERS = Metric(
+    "frostgate_partition_takeovers_total",
+    "counter",
+    "worker",
+    ("stage",),
+    "Partitions this worker took over from an owner that was gone",
+)
+DLQ_WAITING = Metric(
+    "frostgate_dlq_waiting_letters",
+    "gauge",
+    "worker",
+    (),
+    "Dead letters that no operator has taken yet",
+)
+DLQ_AGED = Metric(
+    "frostgate_dlq_aged_letters",
+    "gauge",
+    "worker",
+    (),
+    "Dead letters waiting for longer than FG_DP_DLQ_MAX_AGE_SEC",
+)
+CHAIN_FAILURES = Metric(
+    "frostgate_hashchain_verification_fail_total",
+    "counter",
+    "worker",
+    ("reason",),
+    "Checks of stored evidence that failed",
+)
+CHECKPOINT_AGE_S = Metric(
+    "frostgate_checkpoint_age_seconds",
+    "gauge",
+    "worker",
+    ("partition",),
+    "Age of the oldest committed entry of the partition that no checkpoint covers yet",
+)
+RLS_DENIED = Metric(
+    "frostgate_rls_denied_queries_total",
+    "counter",
+    EVERY_SERVICE,
+    ("service",),
+    "Statements that Postgres refused for want of a tenant or a right",
+)
+
 ALL = (
     INGEST_REQUESTS,
     INGEST_REJECTED,
@@ -143,4 +207,13 @@ ALL = (
     PIPELINE_PHASE_MS,
     DB_WRITE_MS,
     DLQ_EVENTS,
+    RETRIES,
+    STAGE_STALLS,
+    STAGE_STORM,
+    TAKEOVERS,
+    DLQ_WAITING,
+    DLQ_AGED,
+    CHAIN_FAILURES,
+    CHECKPOINT_AGE_S,
+    RLS_DENIED,
 )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SHARED_IN_TWOS_FROM = 8
+PLAN_TIERS = ("free", "pro", "enterprise")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +45,37 @@ def edge_shares(pool_size: int) -> EdgeShares:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectStore:
+    """A bucket with Object Lock, `https://HOST/BUCKET`. Without a URL the evidence goes to a directory."""
+
+    url: str
+    region: str
+    access_key_id: str
+    secret_access_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EvidenceSettings:
-    """Where sealed segments go and which key seals them."""
+    """Where sealed evidence goes, which keys sign it, who watches, and how long each plan's evidence is locked."""
 
     worm_dir: Path
+    worm_s3: ObjectStore
     signing_key_file: Path
+    keyring_file: Path
+    checkpoint_secret_file: Path
+    witness_url: str
+    witness_public_key_file: str
+    reports_dir: Path
+    retention_days_by_tier: tuple[tuple[str, int], ...]
+
+    def faults(self) -> list[str]:
+        found = []
+        store = self.worm_s3
+        if store.url and not (store.access_key_id and store.secret_access_key):
+            found.append("FG_WORM_S3_ACCESS_KEY_ID and FG_WORM_S3_SECRET_ACCESS_KEY must be set with FG_WORM_S3_URL")
+        if bool(self.witness_url) != bool(self.witness_public_key_file):
+            found.append("FG_WITNESS_URL and FG_WITNESS_PUBLIC_KEY_FILE must be set together")
+        missing = [tier for tier in PLAN_TIERS if tier not in dict(self.retention_days_by_tier)]
+        if missing:
+            found.append(f"FG_DP_RETENTION_DAYS_TIER_JSON must name {', '.join(missing)}")
+        return found

@@ -13,13 +13,17 @@ NS_PER_MS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message of a stream under the sequence it was stored with. `reply` is where its settlement goes."""
+    """A message of a stream under the sequence it was stored with. `reply` is where its settlement goes.
+
+    A `suspect` was in the hands of an owner that ended without settling it: it may be what ended it.
+    """
 
     subject: str
     data: bytes
     reply: str
     stream: str
     seq: int
+    suspect: bool = False
 
 
 def from_message(message: Msg) -> Delivery:

@@ -49,3 +49,14 @@ class StreamSettings:
         if not 1 <= self.shards <= 16:
             found.append("FG_NATS_SHARDS must lie between 1 and 16")
         return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrySettings:
+    """An event's own budget of failures, and how long, how many and how fast events may end dead."""
+
+    attempts_max: int
+    window_seconds: int
+    dlq_age_seconds_max: int
+    dlq_alert_depth: int
+    dlq_storm_ratio: float

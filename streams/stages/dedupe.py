@@ -17,12 +17,10 @@ from schemas.envelope import AcceptedEvent, DecideTask, key_of
 from schemas.fate import DONE, Dead, Fate, Later
 from schemas.rows import Claim, ClaimOutcome
 from schemas.subjects import lane, message_id, tenant_of
+from streams.budgets import PARKED_MS
 from streams.committer import GroupCommitter
 from streams.delivery import Delivery
 from streams.ports import EventKeys, Store
-
-PARKED_MS = 1_000
-"""FG_DECIDE is full for this tenant: it alone waits."""
 
 
 class _Source(msgspec.Struct):
@@ -91,6 +89,6 @@ def _claim(event: _Readable, delivery: Delivery) -> Claim:
 def _fate_of(outcome: PublishOutcome) -> Fate:
     if not isinstance(outcome, Refused):
         return DONE
-    if outcome.code is Code.INGEST_BACKPRESSURE_HARDSTOP:
-        return Later(PARKED_MS)
+    if outcome.code is Code.INGEST_BACKPRESSURE_HARDSTOP:  # FG_DECIDE is full for this tenant: it alone waits
+        return Later(outcome.code, PARKED_MS)
     raise NoAnswer(outcome.code)
