@@ -2,7 +2,7 @@
 
 from ops.settings_types import Service, Variable, key_template, rate, rates_by_tier, whole
 
-_EDGE, _WORKER, _CLIENT = Service.EDGE, Service.WORKER, Service.CLIENT
+_UP, _EDGE, _WORKER, _MIGRATE, _CLIENT = Service
 
 INGEST_FAIRNESS = (
     Variable(
