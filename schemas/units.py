@@ -1,6 +1,7 @@
 """Time as the project counts it: integer milliseconds since the Unix epoch, printed as RFC 3339 UTC."""
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import NewType, Protocol
 
 UnixMs = NewType("UnixMs", int)
@@ -15,7 +16,12 @@ class Clock(Protocol):
 def format_rfc3339(moment_ms: UnixMs) -> str:
     """Return `2026-01-01T00:00:00.000Z`: always UTC, always three digits of milliseconds."""
     seconds, millis = divmod(moment_ms, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{millis:03d}Z"
+    return f"{_to_the_second(seconds)}.{millis:03d}Z"
+
+
+@lru_cache(maxsize=256)
+def _to_the_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 def parse_rfc3339(text: str) -> UnixMs:

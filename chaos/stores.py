@@ -1,0 +1,131 @@
+"""What the stores hold of a tenant, read with the administrator's eyes; and what another tenant can see of it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import asyncpg
+
+from schemas.codes import DeadReason
+from schemas.envelope import EventKey, receipt
+
+_KEYS = """
+SELECT tenant_id, event_id, trace_id, request_id, app.rfc3339(ingest_ts) AS ingest_ts, stream, seq, body_sha256
+FROM event_keys WHERE tenant_id = $1
+"""
+_CHAIN = """
+SELECT seq, kind, event_id, entry, prev_hash, chain_hash FROM chain_entries WHERE tenant_id = $1 ORDER BY seq
+"""
+_LETTERS = "SELECT DISTINCT event_id FROM ingest_dlq WHERE tenant_id = $1 AND reason_code <> $2"
+_METERS = "SELECT meter, sum(value)::bigint AS value FROM usage_meters WHERE tenant_id = $1 GROUP BY meter"
+_BYTES = "SELECT coalesce(sum(artifact_bytes), 0)::bigint FROM decision_evidence_artifacts WHERE tenant_id = $1"
+_TENANT_TABLES = """
+SELECT c.relname AS name FROM pg_class AS c
+JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped
+WHERE c.relkind IN ('r', 'p') AND c.relrowsecurity AND c.relnamespace = 'public'::regnamespace
+    AND has_table_privilege(c.oid, 'SELECT')
+ORDER BY 1
+"""
+
+
+class Link(NamedTuple):
+    seq: int
+    kind: str
+    event_id: str
+    entry: str
+    prev_hash: str
+    chain_hash: str
+
+
+class TenantState(NamedTuple):
+    """A tenant's rows. Counters are by event id."""
+
+    tenant_id: str
+    receipts: dict[str, str]
+    """Event id to the receipt that its key makes."""
+    decided: Counter[str]
+    dead: frozenset[str]
+    chain: tuple[Link, ...]
+    artifacts: Counter[str]
+    """Of decisions."""
+    artifact_bytes: int
+    meters: dict[str, int]
+    outbox_rows: int
+
+
+async def state_of(admin_dsn: str, tenant_id: str) -> TenantState:
+    """One consistent view of the tenant's rows."""
+    connection = await asyncpg.connect(admin_dsn)
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            keys = [EventKey(*row) for row in await connection.fetch(_KEYS, tenant_id)]
+            return TenantState(
+                tenant_id,
+                {key.event_id: receipt(key).decode() for key in keys},
+                await _count(connection, "SELECT event_id FROM decisions WHERE tenant_id = $1", tenant_id),
+                frozenset(
+                    row["event_id"]
+                    for row in await connection.fetch(_LETTERS, tenant_id, DeadReason.EVENT_ID_CONFLICT.value)
+                ),
+                tuple(Link(*row) for row in await connection.fetch(_CHAIN, tenant_id)),
+                await _count(
+                    connection,
+                    "SELECT event_id FROM decision_evidence_artifacts"
+                    " WHERE tenant_id = $1 AND artifact_class = 'decision'",
+                    tenant_id,
+                ),
+                await connection.fetchval(_BYTES, tenant_id),
+                {row["meter"]: row["value"] for row in await connection.fetch(_METERS, tenant_id)},
+                await connection.fetchval("SELECT count(*) FROM evidence_outbox WHERE tenant_id = $1", tenant_id),
+            )
+    finally:
+        await connection.close()
+
+
+async def foreign_rows(service_dsn: str, tenant_id: str) -> list[str]:
+    """The tables in which a service's login, naming this tenant alone, sees rows of another."""
+    connection = await asyncpg.connect(service_dsn)
+    try:
+        found = []
+        for table in [row["name"] for row in await connection.fetch(_TENANT_TABLES)]:
+            async with connection.transaction():
+                await connection.execute("SELECT app.set_tenants($1::text[])", [tenant_id])
+                # The name is the catalog's own, quoted by no one else's hand.
+                count = f'SELECT count(*) FROM "{table}" WHERE tenant_id IS DISTINCT FROM $1'  # noqa: S608
+                if await connection.fetchval(count, tenant_id):
+                    found.append(table)
+        return found
+    finally:
+        await connection.close()
+
+
+async def unfinished(admin_dsn: str, tenant_ids: Sequence[str], accepted: int) -> list[str]:
+    """What still moves: events accepted and neither decided nor dead, rows not relayed, records not sealed."""
+    connection = await asyncpg.connect(admin_dsn)
+    try:
+        row = await connection.fetchrow(
+            """
+            SELECT (SELECT count(*) FROM decisions WHERE tenant_id = ANY ($1)) AS decided,
+                (SELECT count(*) FROM event_keys WHERE tenant_id = ANY ($1)) AS keys,
+                (SELECT count(*) FROM evidence_outbox WHERE tenant_id = ANY ($1)) AS waiting,
+                (SELECT count(*) FROM chain_entries WHERE tenant_id = ANY ($1)) AS links,
+                (SELECT count(*) FROM decision_evidence_artifacts WHERE tenant_id = ANY ($1)) AS sealed,
+                (SELECT count(DISTINCT (tenant_id, event_id)) FROM ingest_dlq
+                    WHERE tenant_id = ANY ($1) AND reason_code <> $2) AS dead
+            """,
+            list(tenant_ids),
+            DeadReason.EVENT_ID_CONFLICT.value,
+        )
+    finally:
+        await connection.close()
+    done = row["decided"] + row["dead"]
+    found = {
+        f"{done} of at least {max(accepted, row['keys'])} events decided or dead": done < max(accepted, row["keys"]),
+        f"{row['waiting']} rows wait in the outbox": row["waiting"] > 0,
+        f"{row['sealed']} of {row['links']} records sealed": row["sealed"] < row["links"],
+    }
+    return [words for words, holds in found.items() if holds]
+
+
+async def _count(connection: Any, query: str, tenant_id: str) -> Counter[str]:
+    return Counter(row["event_id"] for row in await connection.fetch(query, tenant_id))
