@@ -1,6 +1,6 @@
 """The figures that are compared: ratios within one run, and what each is held to."""
 
-from ops.bench.report import Connections, Edge, Figure, FrostGate, Reference, Workers
+from ops.bench.report import Backlog, Connections, Edge, Figure, FrostGate, Pipeline, Reference, Workers
 
 TOO_FEW_CORES = (
     "with fewer than 4 cores the load generator and the servers take their time from the edges: "
@@ -21,6 +21,28 @@ def figures(
         *([] if connections is None else _borne(connections)),
         *([] if workers is None else _scaling(workers)),
     ]
+
+
+def pipeline_figures(ours: FrostGate | None, pipeline: Pipeline | None, backlog: Backlog | None) -> list[Figure]:
+    """What is held behind the edge."""
+    found = [] if ours is None else [_figure("drain, 50 tenants, events/s", ours.drain.events_per_s, 5_000)]
+    if pipeline is not None:
+        found += [
+            _figure("drain, one tenant, events/s", pipeline.one_tenant.events_per_s, 4_000),
+            _figure("decision p95 at 1,000/s offered, ms", pipeline.decision_p95_ms, at_most=5),
+            _figure("database write p95 at 1,000/s offered, ms", pipeline.database_write_p95_ms, at_most=15),
+        ]
+    if backlog is not None:
+        calm_ms = backlog.without.p95_ms
+        found += [
+            _figure(
+                "p95 before a backlog / without",
+                backlog.with_backlog.p95_ms / calm_ms if calm_ms else None,
+                at_most=1.1,
+            ),
+            _figure("worker with a backlog, MiB", backlog.worker_mib, at_most=200),
+        ]
+    return found
 
 
 def _rates(ours: FrostGate, bare: Reference, framework: Reference) -> list[Figure]:

@@ -17,6 +17,7 @@ MODEST_TIMES = 3
 """The modest load lasts so many times as long as the others: slow senders are given up only after seconds."""
 WARM_UP_S = 1.0
 FILL_S_MAX = 120.0
+FILL_RATE_MIN = 1_000
 QUEUED_PER_TENANT_MAX = 4_500
 """While nobody drains, a tenant's queue stays below where the edge begins to warn."""
 
@@ -59,8 +60,16 @@ class Loads:
             "batch-apart", BATCH_CONNECTIONS, self.seconds, lines=BATCH_LINES, events_max=self._queued_max()
         )
 
-    def backlog(self, events: int) -> Job:
-        return self._job("backlog", BATCH_CONNECTIONS, FILL_S_MAX, lines=BATCH_LINES, events_max=events)
+    def timed(self) -> Job:
+        return self._job("timed", SINGLE_CONNECTIONS, self.seconds, rate=STEADY_RATE)
+
+    def backlog(self, events: int, run: str = "backlog") -> Job:
+        seconds = max(FILL_S_MAX, events / FILL_RATE_MIN)
+        return self._job(run, BATCH_CONNECTIONS, seconds, lines=BATCH_LINES, events_max=events)
+
+    def backlog_of_one(self, events: int) -> Job:
+        job = self.backlog(min(events, QUEUED_PER_TENANT_MAX), "backlog-one")
+        return msgspec.structs.replace(job, senders=self.senders[:1])
 
     def _queued_max(self) -> int:
         return QUEUED_PER_TENANT_MAX * len(self.senders)

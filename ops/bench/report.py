@@ -35,6 +35,35 @@ class Drain(msgspec.Struct, frozen=True):
     postgres_cpu_us: float
 
 
+class StageCost(msgspec.Struct, frozen=True):
+    """One stage alone in a worker, over a backlog. CPU is per event."""
+
+    stage: str
+    events: int
+    events_per_s: float
+    worker_cpu_us: float
+    nats_cpu_us: float
+    postgres_cpu_us: float
+
+
+class Pipeline(msgspec.Struct, frozen=True):
+    """What happens behind the edge. The percentiles are bounds of histogram buckets, at 1,000 events/s offered."""
+
+    one_tenant: Drain
+    stages: list[StageCost]
+    decision_p95_ms: float | None
+    database_write_p95_ms: float | None
+
+
+class Backlog(msgspec.Struct, frozen=True):
+    """The same modest load on empty queues and in front of a long backlog, and the worker's memory with it."""
+
+    events: int
+    without: Edge
+    with_backlog: Edge
+    worker_mib: float
+
+
 class Accounts(msgspec.Struct, frozen=True):
     """The ledger of one stack. `unknown` events got no clear answer and may have been stored or not."""
 
@@ -130,6 +159,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     checks: Checks | None
     connections: Connections | None
     workers: Workers | None
+    pipeline: Pipeline | None
+    backlog: Backlog | None
     bare: Reference
     framework: Reference
     accounts: dict[str, Accounts]

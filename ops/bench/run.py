@@ -13,11 +13,22 @@ from typing import NamedTuple
 
 from ops.bench import checks, references
 from ops.bench.certificates import Certificates, make_certificates
-from ops.bench.figures import figures
+from ops.bench.figures import figures, pipeline_figures
 from ops.bench.job import ClientTls, Job
 from ops.bench.loads import BATCH_CONNECTIONS, BATCH_LINES, SINGLE_CONNECTIONS, STEADY_RATE, TENANTS, Loads
 from ops.bench.processes import answered, resident_mib, spared_core
-from ops.bench.report import Accounts, Checks, Connections, Edge, FrostGate, Reference, Report, Workers
+from ops.bench.report import (
+    Accounts,
+    Backlog,
+    Checks,
+    Connections,
+    Edge,
+    FrostGate,
+    Pipeline,
+    Reference,
+    Report,
+    Workers,
+)
 from ops.bench.requests import AGENT_ID, Sender
 from ops.bench.session import Say, Session
 from ops.bench.stack import RunningStack, running_stack, tenant_name
@@ -35,7 +46,15 @@ class Part(StrEnum):
     CHECKS = "checks"
     CONNECTIONS = "connections"
     WORKERS = "workers"
+    PIPELINE = "pipeline"
+    BACKLOG = "backlog"
     REFERENCES = "references"
+
+
+PARTS_BY_DEFAULT = frozenset(Part) - {Part.BACKLOG}
+"""A backlog of a million events takes many minutes: it is measured when asked for."""
+LONG_BACKLOG = 1_000_000
+LONG_BACKLOG_TENANTS = 250
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +72,7 @@ class _OneEdge(NamedTuple):
     frostgate: FrostGate | None
     single_apart: Edge | None
     connections: Connections | None
+    pipeline: Pipeline | None
     costs: checks.Costs | None
     one_tenant: Edge | None
 
@@ -67,6 +87,7 @@ async def run(plan: Plan, say: Say) -> Report:
         workers = None
         if Part.WORKERS in plan.parts and one.single_apart:
             workers = await bench.two_edges(one.single_apart)
+        backlog = await bench.long_backlog() if Part.BACKLOG in plan.parts else None
         bare, framework = await bench.reference_edges()
     return Report(
         version=version("frostgate"),
@@ -78,10 +99,15 @@ async def run(plan: Plan, say: Say) -> Report:
         checks=checked,
         connections=one.connections,
         workers=workers,
+        pipeline=one.pipeline,
+        backlog=backlog,
         bare=bare,
         framework=framework,
         accounts=bench.accounts,
-        figures=figures(one.frostgate, bare, framework, one.connections, workers),
+        figures=[
+            *figures(one.frostgate, bare, framework, one.connections, workers),
+            *pipeline_figures(one.frostgate, one.pipeline, backlog),
+        ],
     )
 
 
@@ -97,8 +123,8 @@ class _Bench:
 
     async def one_edge(self) -> _OneEdge:
         parts = self._plan.parts
-        if parts == {Part.REFERENCES}:
-            return _OneEdge(None, None, None, None, None)
+        if not parts - {Part.REFERENCES, Part.BACKLOG}:
+            return _OneEdge(None, None, None, None, None, None)
         async with self._stack("one edge", TENANTS) as (running, session):
             frostgate = await self._loads(running, session) if Part.LOADS in parts else None
             single_apart = None if frostgate is None else frostgate.single_apart
@@ -108,9 +134,10 @@ class _Bench:
             if Part.CHECKS in parts:
                 costs = await self._costs(running, session)
                 one_tenant = await session.send_apart("single events of 1 tenant, plain", session.loads.one_tenant())
+            pipeline = await self._pipeline(session) if Part.PIPELINE in parts else None
             # Last: what slow senders may have done to the edge must not be in the other figures.
             held = await session.bear() if Part.CONNECTIONS in parts else None
-        return _OneEdge(frostgate, single_apart, held, costs, one_tenant)
+        return _OneEdge(frostgate, single_apart, held, pipeline, costs, one_tenant)
 
     async def mutual_tls(self, costs: checks.Costs, plain: Edge) -> Checks:
         """The load of one tenant that `plain` is of, on an edge that asks for client certificates."""
@@ -176,7 +203,7 @@ class _Bench:
         batches = f"batches of {BATCH_LINES}, {BATCH_CONNECTIONS} connections"
         batch_apart = await session.send_apart(f"{batches}, worker stopped", loads.batch_apart())
         batch = await session.send(f"{batches}, draining", loads.batch())
-        drain = await session.drain(self._plan.backlog)
+        drain = await session.drain(loads.backlog(self._plan.backlog))
         return FrostGate(
             start_s=running.start_s,
             single=single,
@@ -188,6 +215,22 @@ class _Bench:
             edge_mib=resident_mib(running.stack.pids.edge),
             worker_mib=resident_mib(running.stack.pids.worker),
         )
+
+    async def _pipeline(self, session: Session) -> Pipeline:
+        loads, events = session.loads, self._plan.backlog
+        one_tenant = await session.drain(loads.backlog_of_one(events))
+        stages = await session.stages(loads.backlog(events, "backlog-stages"))
+        decision_p95_ms, database_write_p95_ms = await session.latencies()
+        return Pipeline(
+            one_tenant=one_tenant,
+            stages=stages,
+            decision_p95_ms=decision_p95_ms,
+            database_write_p95_ms=database_write_p95_ms,
+        )
+
+    async def long_backlog(self) -> Backlog:
+        async with self._stack("long backlog", LONG_BACKLOG_TENANTS) as (_, session):
+            return await session.stand_before(session.loads.backlog(LONG_BACKLOG))
 
     async def _single_apart(self, session: Session) -> Edge:
         what = f"single events, {SINGLE_CONNECTIONS} connections, worker stopped"

@@ -6,10 +6,12 @@ from collections.abc import Callable
 import msgspec
 
 from ops.bench import connections
+from ops.bench.exposition import buckets, p95, scraped
 from ops.bench.job import Job, Result, unknown_events
-from ops.bench.loads import MODEST_RATE, MODEST_TIMES, Loads
+from ops.bench.loads import MODEST_RATE, MODEST_TIMES, STEADY_RATE, Loads
+from ops.bench.pipeline import stage_costs
 from ops.bench.processes import BenchError, holding, resident_mib, run_job
-from ops.bench.report import Accounts, Connections, Drain, Edge, edge_figures
+from ops.bench.report import Accounts, Backlog, Connections, Drain, Edge, StageCost, edge_figures
 from ops.bench.stack import RunningStack
 
 IDLE = 2_000
@@ -46,11 +48,11 @@ class Session:
         await self._drained()
         return edge
 
-    async def drain(self, events: int) -> Drain:
+    async def drain(self, job: Job) -> Drain:
         """Fill a backlog while the worker is stopped, let it go on, and time it until all is decided."""
         self._running.pause_worker()
         try:
-            await self._run(f"a backlog of {events:,} events, worker stopped", self.loads.backlog(events))
+            await self._run(f"a backlog of {job.events_max:,} events, worker stopped", job)
             waiting = self._accepted - await self._running.chained()
             before, began = self._running.cpu(), time.perf_counter()
         finally:
@@ -62,13 +64,50 @@ class Session:
         await self._drained()
         return Drain(
             events=waiting,
-            tenants=len(self.loads.senders),
+            tenants=len(job.senders),
             seconds=seconds,
             events_per_s=waiting / seconds,
             worker_cpu_us=used.worker / waiting,
             nats_cpu_us=used.nats / waiting,
             postgres_cpu_us=used.postgres / waiting,
         )
+
+    async def stages(self, job: Job) -> list[StageCost]:
+        """Fill a backlog while the worker is stopped, and take it through one stage after the other."""
+        self._running.pause_worker()
+        try:
+            accepted = (await self._run(f"a backlog of {job.events_max:,} events, stage by stage", job)).accepted
+            costs = await stage_costs(self._running, accepted, self._say)
+        finally:
+            self._running.resume_worker()
+        await self._drained()
+        return costs
+
+    async def latencies(self) -> tuple[float | None, float | None]:
+        """The 95th percentiles of decision and of database writes while 1,000 events/s are offered."""
+        names: tuple[tuple[str, dict[str, str]], ...] = (
+            ("frostgate_pipeline_phase_latency_ms", {"phase": "total"}),
+            ("frostgate_db_write_latency_ms", {}),
+        )
+        admin_url = self._running.stack.admin_url
+        before = scraped(admin_url)
+        await self.send(f"single events, {STEADY_RATE:,}/s, for the worker's own clocks", self.loads.timed())
+        after = scraped(admin_url)
+        decision, write = (p95(buckets(before, *one), buckets(after, *one)) for one in names)
+        return decision, write
+
+    async def stand_before(self, job: Job) -> Backlog:
+        """The same load on empty queues, and while a worker eats its way through a long backlog."""
+        without = await self.send(f"single events, {MODEST_RATE}/s, no backlog", self.loads.modest("empty"))
+        self._running.pause_worker()
+        try:
+            accepted = (await self._run(f"a backlog of {job.events_max:,} events, worker stopped", job)).accepted
+        finally:
+            self._running.resume_worker()
+        beside = await self._measured(f"single events, {MODEST_RATE}/s, before it", self.loads.modest("before"))
+        worker_mib = resident_mib(self._running.stack.pids.worker)
+        self._say(f"  p95 {without.p95_ms:.1f} ms without, {beside.p95_ms:.1f} ms with; worker {worker_mib:.0f} MiB")
+        return Backlog(events=accepted, without=without, with_backlog=beside, worker_mib=worker_mib)
 
     async def bear(self) -> Connections:
         """The edge's memory with idle connections, and good clients' latency without and with slow senders."""

@@ -37,6 +37,8 @@ _CHAINED = "SELECT coalesce(sum(seq), 0)::bigint FROM chain_heads"
 _WAITING = "SELECT count(*) FROM evidence_outbox"
 _DECIDED = "SELECT count(*) FROM decisions"
 _DEAD = "SELECT count(*) FROM ingest_dlq"
+_CLAIMED = "SELECT count(*) FROM event_keys"
+_SEALED = "SELECT count(*) FROM decision_evidence_artifacts"
 
 
 def tenant_name(number: int) -> str:
@@ -87,6 +89,18 @@ class RunningStack:
         """Return when the chains hold that many entries. Raises BenchError when they stop growing before."""
         await _until(self.chained, events)
 
+    async def claimed(self) -> int:
+        """Events that the dedupe stage has stored."""
+        return await self._ask(_CLAIMED)
+
+    async def sealed(self) -> int:
+        """Records that lie in sealed segments."""
+        return await self._ask(_SEALED)
+
+    async def until(self, grown: Callable[[], Awaitable[int]], enough: int) -> int:
+        """Return the number once it is large enough. Raises BenchError when it stops growing before."""
+        return await _until(grown, enough)
+
     async def until_relayed(self) -> None:
         """Return when the outbox is empty. Raises BenchError when it does not get any shorter."""
         await _until(self._relayed, 0)
@@ -114,8 +128,8 @@ class RunningStack:
             return int(await connection.fetchval(question))
 
 
-async def _until(grown: Callable[[], Awaitable[int]], enough: int) -> None:
-    """Return when the number is large enough. Raises BenchError when it stops growing before."""
+async def _until(grown: Callable[[], Awaitable[int]], enough: int) -> int:
+    """Return the number when the number is large enough. Raises BenchError when it stops growing before."""
     seen: int | None = None
     stalled_at = time.monotonic() + STALLED_S
     while (now := await grown()) < enough:
@@ -124,6 +138,7 @@ async def _until(grown: Callable[[], Awaitable[int]], enough: int) -> None:
         elif time.monotonic() > stalled_at:
             raise BenchError(f"the worker stopped {enough - now:,} events before the end")
         await asyncio.sleep(POLL_S)
+    return now
 
 
 @asynccontextmanager

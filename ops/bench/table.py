@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ops.bench.report import Accounts, Checks, Connections, Edge, Figure, FrostGate, Reference, Report
+from ops.bench.report import Accounts, Checks, Connections, Edge, Figure, FrostGate, Pipeline, Reference, Report
 
 NOT_MEASURED = "not measured"
 _NAME = 37
@@ -15,6 +15,7 @@ def table(report: Report) -> str:
         list(_own_lines(report.frostgate, report.accounts)),
         [] if report.checks is None else list(_check_lines(report.checks, report.bare)),
         [] if report.connections is None else list(_connection_lines(report.connections)),
+        [] if report.pipeline is None else list(_stage_lines(report.pipeline)),
         list(_figure_lines(report.figures)),
         [line for name, edge in loads for line in _other_answers(name, edge)],
         [f"{NOT_MEASURED}: {one.not_measured}" for one in (report.bare, report.framework) if one.not_measured],
@@ -100,6 +101,15 @@ def _connection_lines(found: Connections) -> Iterator[str]:
         f"edge: {found.edge_mib:.0f} MiB after the loads, {found.edge_idle_mib:.0f} MiB with {found.idle:,} idle "
         f"connections; of {found.slow:,} slow senders it gave up {found.reopened:,}"
     )
+
+
+def _stage_lines(found: Pipeline) -> Iterator[str]:
+    yield f"{'one stage alone, us of CPU per event':40}{'events/s':>10}{'worker':>9}{'nats':>9}{'postgres':>10}"
+    for one in found.stages:
+        yield (
+            f"{one.stage:40}{one.events_per_s:>10,.0f}{one.worker_cpu_us:>9.0f}{one.nats_cpu_us:>9.0f}"
+            f"{one.postgres_cpu_us:>10.0f}"
+        )
 
 
 def _figure_lines(found: list[Figure]) -> Iterator[str]:

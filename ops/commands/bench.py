@@ -8,7 +8,7 @@ import msgspec
 
 from ops.bench.loads import BATCH_LINES
 from ops.bench.processes import BenchError
-from ops.bench.run import Part, Plan, run
+from ops.bench.run import PARTS_BY_DEFAULT, Part, Plan, run
 from ops.bench.table import table
 from ops.embedded.process import StartError
 
@@ -43,7 +43,7 @@ Exit status: 0 measured, and every accepted event accounted for; 1 otherwise; 2 
     "parts",
     type=click.Choice([part.value for part in Part]),
     multiple=True,
-    help="Measure this part alone; may be given more than once.",
+    help="Measure this part alone; may be given more than once. `backlog` (10^6 events, many minutes) only so.",
 )
 @click.option(
     "--json",
@@ -56,12 +56,12 @@ def bench(seconds: float, backlog: int, parts: tuple[str, ...], json_file: Path 
 
     Starts stacks of its own in a temporary directory and leaves nothing behind: one edge under each
     load, with the worker draining and with it stopped; what each check costs; idle and slow
-    connections; mTLS; two edge processes. In the same run it measures the bare limit (no check at
-    all) and a FastAPI + FastStream edge. Compare the ratios, not the rates: those are this
+    connections; the pipeline stage by stage; mTLS; two edge processes. In the same run it measures
+    the bare limit (no check at all) and a FastAPI + FastStream edge. Compare the ratios, not the rates: those are this
     machine's. Nothing else should run meanwhile.
     """
     plan = Plan(
-        parts=frozenset(map(Part, parts)) or frozenset(Part),
+        parts=frozenset(map(Part, parts)) or PARTS_BY_DEFAULT,
         seconds=seconds,
         backlog=backlog // BATCH_LINES * BATCH_LINES,
     )
