@@ -42,18 +42,18 @@ class Countdown:
 
 def before(verb: Verb[T], countdown: Countdown) -> Verb[T]:
     @functools.wraps(verb)
-    async def wrapped(*arguments: Any) -> T:
+    async def wrapped(*arguments: Any, **named: Any) -> T:
         if countdown.due():
             die()
-        return await verb(*arguments)
+        return await verb(*arguments, **named)
 
     return wrapped
 
 
 def after(verb: Verb[T], countdown: Countdown) -> Verb[T]:
     @functools.wraps(verb)
-    async def wrapped(*arguments: Any) -> T:
-        result = await verb(*arguments)
+    async def wrapped(*arguments: Any, **named: Any) -> T:
+        result = await verb(*arguments, **named)
         if countdown.due():
             die()
         return result
@@ -69,8 +69,8 @@ class DyingPool:
         self._countdown = countdown
 
     @asynccontextmanager
-    async def tenant_transaction(self, tenant_ids: Sequence[str]) -> AsyncIterator[Any]:
-        async with self._pool.tenant_transaction(tenant_ids) as connection:
+    async def writing(self, tenant_ids: Sequence[str], table: str, operation: str) -> AsyncIterator[Any]:
+        async with self._pool.writing(tenant_ids, table, operation) as connection:
             yield connection
             if self._countdown.due():
                 die()
@@ -86,6 +86,15 @@ def arm(worker: Worker, pool: Pool, point: str, calls: int) -> None:
     ) -> int:
         return await relay(partitions, after(publish, countdown), rows_max)
 
+    worm = worker.evidence._worm  # noqa: SLF001  (the store that segments and rounds share)
+    put = worm.put
+
+    def dying_put(folder: str, dying: Verb[None]) -> None:
+        async def chosen(key: str, data: bytes, **named: Any) -> None:
+            await (dying if key.startswith(folder) else put)(key, data, **named)
+
+        worm.put = chosen  # type: ignore[method-assign]  # a fault is put in its place
+
     points: dict[str, Callable[[], None]] = {
         "fetched": lambda: setattr(worker.keys, "claim", before(worker.keys.claim, countdown)),
         "claimed": lambda: setattr(worker.keys, "claim", after(worker.keys.claim, countdown)),
@@ -94,12 +103,18 @@ def arm(worker: Worker, pool: Pool, point: str, calls: int) -> None:
         "committed": lambda: setattr(worker.ledger, "record", after(worker.ledger.record, countdown)),
         "relayed": lambda: setattr(worker.outbox, "relay", relay_and_die),
         "unsealed": lambda: setattr(worker.evidence, "keep", before(worker.evidence.keep, countdown)),
+        "put": lambda: dying_put("segments/", after(put, countdown)),
         "sealed": lambda: setattr(worker.evidence, "keep", after(worker.evidence.keep, countdown)),
+        "round-committed": lambda: dying_put("checkpoints/", before(put, countdown)),
+        "round-put": lambda: dying_put("checkpoints/", after(put, countdown)),
     }
     points[point]()
 
 
-POINTS = ("fetched", "claimed", "undecided", "in-transaction", "committed", "relayed", "unsealed", "sealed")
+POINTS = (
+    *("fetched", "claimed", "undecided", "in-transaction", "committed", "relayed"),
+    *("unsealed", "put", "sealed", "round-committed", "round-put"),
+)
 
 
 async def main(point: str, calls: int) -> None:

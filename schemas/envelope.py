@@ -28,12 +28,14 @@ class AcceptedEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     break_glass: str = ""
 
 
-class DecideTask(msgspec.Struct, frozen=True):
-    """What dedupe hands to decision: the accepted event and where it was first stored."""
+class DecideTask(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What dedupe hands to decision: the accepted event, where it was first stored, and when dedupe had it in hand."""
 
     stream: str
     seq: int
     accepted: AcceptedEvent
+    dedupe_start_us: int = 0
+    dedupe_end_us: int = 0
 
 
 class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -49,6 +51,22 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     seq: int
     message_base64: str
     break_glass: str = ""
+    attempts: int = 0
+    """How many attempts the event had failed, where its own failures are why it is dead."""
+
+
+class RetryTask(msgspec.Struct, frozen=True):
+    """What a stage sends to FG_RETRY: the message whose `attempt`-th try failed, to be run by `stage` again.
+
+    `message_base64` is its data, `subject` its own subject, `stream` and `seq` where it was stored.
+    """
+
+    stage: str
+    stream: str
+    seq: int
+    subject: str
+    attempt: int
+    message_base64: str
 
 
 class EventKey(NamedTuple):

@@ -18,24 +18,27 @@ EVENT_ID_CHARACTERS_MAX = 128
 TRACE_ID_CHARACTERS_MAX = 36
 REQUEST_ID_CHARACTERS_MAX = 64
 
-# A letter delivered again changes nothing; a later message of the event with the same reason counts as one more.
+# `retry_count` is the attempts the event's own failures were given, and one for each later message of the event
+# that ended for the same reason without any. A letter delivered again changes nothing.
 _UPSERT = """
 INSERT INTO ingest_dlq AS old (
-    tenant_id, event_id, reason_code, trace_id, stage, stream, seq, payload_json, first_seen_at, last_seen_at
+    tenant_id, event_id, reason_code, trace_id, stage, stream, seq, payload_json, first_seen_at, last_seen_at,
+    retry_count
 )
 SELECT
     tenant_id, event_id, reason_code, trace_id, stage, stream, seq,
     coalesce(app.jsonb_or_null(message), jsonb_build_object('message_base64', message_base64)),
-    seen_at::timestamptz, seen_at::timestamptz
+    seen_at::timestamptz, seen_at::timestamptz, attempts
 FROM unnest(
     $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::text[], $9::text[],
-    $10::text[]
-) AS l (tenant_id, event_id, reason_code, trace_id, stage, stream, seq, message, message_base64, seen_at)
+    $10::text[], $11::integer[]
+) AS l (tenant_id, event_id, reason_code, trace_id, stage, stream, seq, message, message_base64, seen_at, attempts)
 ON CONFLICT (tenant_id, event_id, reason_code) DO UPDATE SET
-    retry_count = old.retry_count + 1, stage = EXCLUDED.stage, stream = EXCLUDED.stream, seq = EXCLUDED.seq,
+    retry_count = old.retry_count + greatest(1, EXCLUDED.retry_count),
+    stage = EXCLUDED.stage, stream = EXCLUDED.stream, seq = EXCLUDED.seq,
     last_seen_at = greatest(old.last_seen_at, EXCLUDED.last_seen_at)
 WHERE (EXCLUDED.stream, EXCLUDED.seq) > (old.stream, old.seq)
-RETURNING retry_count
+RETURNING tenant_id, event_id, reason_code, xmax = 0 AS new
 """
 
 
@@ -44,18 +47,18 @@ class DeadLetters:
         self._pool = pool
         self._config_hash = config_hash
 
-    async def bury(self, letters: Sequence[BuriedLetter]) -> int:
-        """Commit row and chain entry of each letter; return how many had no row for their reason yet.
+    async def bury(self, letters: Sequence[BuriedLetter]) -> list[BuriedLetter]:
+        """Commit row and chain entry of each letter; return those whose event had no row for their reason yet.
 
         An event gets one chain entry of this kind, whatever the number of its letters. No letter is
         refused for what it holds. Raises NoAnswer: burying again has the effect of once.
         """
         plain = [_storable(buried) for buried in letters]
         tenant_ids = sorted({buried.letter.tenant_id for buried in plain})
-        async with self._pool.tenant_transaction(tenant_ids) as connection:
+        async with self._pool.writing(tenant_ids, "ingest_dlq", "upsert") as connection:
             drafts = [self._draft(buried) for buried in plain]
             await chain.append(connection, EntryKind.DEAD_LETTER, drafts, looking=True)
-            return sum([await _upsert(connection, once) for once in _rounds(plain)])
+            return [new for once in _rounds(plain) for new in await _upsert(connection, once)]
 
     def _draft(self, buried: BuriedLetter) -> Draft:
         """`ingest_ts` is the burial, `body_*` are the message: what is dead may have had no readable event."""
@@ -94,16 +97,17 @@ class DeadLetters:
 def _storable(buried: BuriedLetter) -> BuriedLetter:
     """The letter with ids that fit their columns: they may have been read out of a broken message."""
     letter = buried.letter
-    fitting = msgspec.structs.replace(
+    storable = msgspec.structs.replace(
         letter,
-        event_id=_fitting(letter.event_id, EVENT_ID_CHARACTERS_MAX),
-        trace_id=_fitting(letter.trace_id, TRACE_ID_CHARACTERS_MAX),
-        request_id=_fitting(letter.request_id, REQUEST_ID_CHARACTERS_MAX),
+        event_id=fitting(letter.event_id, EVENT_ID_CHARACTERS_MAX),
+        trace_id=fitting(letter.trace_id, TRACE_ID_CHARACTERS_MAX),
+        request_id=fitting(letter.request_id, REQUEST_ID_CHARACTERS_MAX),
     )
-    return buried._replace(letter=fitting)
+    return buried._replace(letter=storable)
 
 
-def _fitting(text: str, characters_max: int) -> str:
+def fitting(text: str, characters_max: int) -> str:
+    """The text as a column of so many characters can hold it."""
     return text[:characters_max].replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
 
@@ -112,18 +116,20 @@ def _rounds(letters: Sequence[BuriedLetter]) -> Iterator[list[BuriedLetter]]:
     waiting = sorted(letters, key=lambda buried: (buried.letter.stream, buried.letter.seq))
     while waiting:
         once: dict[tuple[str, str, str], BuriedLetter] = {}
-        later = []
-        for buried in waiting:
-            letter = buried.letter
-            if once.setdefault((letter.tenant_id, letter.event_id, letter.reason_code), buried) is not buried:
-                later.append(buried)
+        later = [buried for buried in waiting if once.setdefault(_key(buried), buried) is not buried]
         yield list(once.values())
         waiting = later
 
 
-async def _upsert(connection: Connection, letters: Sequence[BuriedLetter]) -> int:
+async def _upsert(connection: Connection, letters: Sequence[BuriedLetter]) -> list[BuriedLetter]:
     rows = await connection.fetch(_UPSERT, *zip(*(_row(buried) for buried in letters), strict=True))
-    return sum(1 for row in rows if row["retry_count"] == 0)
+    new = {(row["tenant_id"], row["event_id"], row["reason_code"]) for row in rows if row["new"]}
+    return [buried for buried in letters if _key(buried) in new]
+
+
+def _key(buried: BuriedLetter) -> tuple[str, str, str]:
+    letter = buried.letter
+    return letter.tenant_id, letter.event_id, letter.reason_code
 
 
 def _row(buried: BuriedLetter) -> tuple[str | int | None, ...]:
@@ -139,6 +145,7 @@ def _row(buried: BuriedLetter) -> tuple[str | int | None, ...]:
         _text_of(base64.b64decode(letter.message_base64)),
         letter.message_base64,
         format_rfc3339(buried.seen_at_ms),
+        letter.attempts,
     )
 
 

@@ -1,25 +1,58 @@
 """What every stage may take, hold and try: the table that consumers, runners and `frostgate stages` follow."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from schemas.subjects import STREAM_ADVISORIES, STREAM_DECIDE, STREAM_DLQ, STREAM_EVENTS, STREAM_RETRY, ingest_stream
-from streams.settings import StreamSettings
+from schemas.subjects import (
+    STREAM_ADVISORIES,
+    STREAM_DECIDE,
+    STREAM_DLQ,
+    STREAM_EVENTS,
+    STREAM_RETRY,
+    consumer_name,
+    ingest_stream,
+)
+from streams.settings import RetrySettings, StreamSettings
 
 BACKOFF_MS = (5_000, 20_000, 80_000, 240_000)
 """Before the second and each further attempt; all of them fit into the 900 s of an event's budget."""
 PARKED_MS = 1_000
+LETTER_PARKED_MS = 20_000
+RETRY_WINDOW = 64
+"""The retry lane works its messages one by one, so more of them at once would only wait for it."""
+ADVISORY_CONSUMER = "advisories"
 
-_ERRORS: Mapping[str, str] = MappingProxyType(
+_AWAY = "the stage pauses and asks the dependency itself; no attempt is spent"
+_SUSPECT = "suspect: attempt first, then run, in ever smaller company; at last Dead(retry_budget_exhausted)"
+_EVENT_ERRORS: Mapping[str, str] = MappingProxyType(
     {
-        "dependency away": "the stage pauses and asks the dependency itself; no attempt is spent",
+        "dependency away": _AWAY,
         "next queue full for the tenant": "parked 1 s; no attempt is spent",
         "refused by the store": "the batch is halved until the event is alone, then Dead(reason)",
         "no answer for this event alone": "attempt, then Later by the backoff, at last Dead(retry_budget_exhausted)",
-        "worker ended meanwhile": "suspect: attempt first, then run; at last Dead(retry_budget_exhausted)",
+        "worker ended meanwhile": _SUSPECT,
         "unreadable": "Dead(poison)",
     }
+)
+_LETTER_ERRORS: Mapping[str, str] = MappingProxyType(
+    {
+        "dependency away": _AWAY,
+        "no answer for this letter alone": "parked 20 s, as often as it takes: nothing lies deeper",
+        "worker ended meanwhile": _SUSPECT,
+        "unreadable": "buried as a letter of its own, reason poison",
+    }
+)
+_RETRY_ERRORS: Mapping[str, str] = MappingProxyType(
+    {
+        "dependency away": _AWAY,
+        "the stage has a dead-letter storm": "parked 1 s; no attempt is spent",
+        "no answer for this event alone": "Later by the backoff, at last Dead(retry_budget_exhausted)",
+        "unreadable": "Dead(poison)",
+    }
+)
+_ADVISORY_ERRORS: Mapping[str, str] = MappingProxyType(
+    {"dependency away": _AWAY, "unreadable": "reported and left out: it names no event"}
 )
 
 
@@ -28,7 +61,8 @@ class StageBudget:
     """One stage's limits. `window` is W, the deliveries its consumer may have unacknowledged (DESIGN decision 6).
 
     `attempts_max` within `attempts_window_s` are an event's own failures; what is not its own costs
-    it nothing. `errors` says what each class of error becomes.
+    it nothing. Without `backoff_ms` the stage has no retry lane. `errors` says what each class of
+    error becomes.
     """
 
     stage: str
@@ -42,6 +76,8 @@ class StageBudget:
     attempts_window_s: int
     backoff_ms: tuple[int, ...]
     lanes: int
+    """Runners: each takes every n-th partition and works its batches one after the other, so that a tenant's
+    events keep their order while small batches of many partitions share a transaction."""
     errors: Mapping[str, str]
 
     def stream(self, partition: int, settings: StreamSettings) -> str:
@@ -54,3 +90,61 @@ class StageBudget:
             "retry": STREAM_RETRY,
             "advisory": STREAM_ADVISORIES,
         }[self.stage]
+
+    def consumer(self, partition: int) -> str:
+        """The durable name of the consumer of that partition; a stage that is not partitioned has one."""
+        if self.partitioned:
+            return consumer_name(self.stage, partition)
+        return ADVISORY_CONSUMER if self.stage == "advisory" else self.stage
+
+    def filter_subject(self, partition: int) -> str:
+        """What that consumer is given, "" for everything in its stream."""
+        if self.partitioned:
+            return f"{self.subject}.{partition}.*"
+        return f"{self.subject}.>" if self.subject else ""
+
+
+def stages(settings: StreamSettings, retry: RetrySettings) -> tuple[StageBudget, ...]:
+    """Every stage's budget, in the order of an event's life."""
+    dedupe = StageBudget(
+        stage="dedupe",
+        subject="fg.in",
+        partitioned=True,
+        window=settings.ack_pending_max,
+        batch_messages_max=512,
+        linger_ms=200,
+        ack_wait_ms=settings.ack_wait_ms,
+        attempts_max=retry.attempts_max,
+        attempts_window_s=retry.window_seconds,
+        backoff_ms=BACKOFF_MS,
+        lanes=2,
+        errors=_EVENT_ERRORS,
+    )
+    # One sealed, fsynced segment a batch and partition.
+    evidence = replace(
+        dedupe, stage="evidence", subject="fg.events", batch_messages_max=1_000, linger_ms=1_000, lanes=4
+    )
+    letters = replace(dedupe, batch_messages_max=64, linger_ms=50, backoff_ms=(), lanes=1)
+    return (
+        dedupe,
+        replace(dedupe, stage="decision", subject="fg.decide"),
+        evidence,
+        replace(letters, stage="dlq", subject="fg.dlq", errors=_LETTER_ERRORS),
+        replace(
+            dedupe,
+            stage="retry",
+            subject="fg.rt",
+            partitioned=False,
+            window=RETRY_WINDOW,
+            batch_messages_max=1,
+            linger_ms=0,
+            lanes=1,
+            errors=_RETRY_ERRORS,
+        ),
+        replace(letters, stage="advisory", subject="", partitioned=False, attempts_max=0, errors=_ADVISORY_ERRORS),
+    )
+
+
+def budget_of(stage: str, settings: StreamSettings, retry: RetrySettings) -> StageBudget:
+    """The budget of one stage. Raises KeyError for a name that is none."""
+    return {budget.stage: budget for budget in stages(settings, retry)}[stage]

@@ -18,7 +18,7 @@ from schemas.answers import Duplicate, NoAnswer, PublishOutcome, Refused, Stored
 from schemas.codes import Code
 from schemas.meter import Meter
 from schemas.metrics import PUBLISH_BATCH_EVENTS
-from streams.jetstream import JetStream
+from streams.jetstream import ApiError, JetStream
 from streams.settings import StreamSettings
 from streams.wire import PubAck, decode_ack, frame
 
@@ -99,6 +99,14 @@ class GroupCommitter:
         elif self._timer is None:
             self._timer = loop.call_later(self._settings.linger_ms / 1000, self._linger_over)
         return outcome
+
+    async def ping(self) -> bool:
+        """Whether the stream itself answers, not only the server this connection goes to: it has a leader."""
+        try:
+            await self._jetstream.api(f"STREAM.INFO.{self._stream}", None, dict, self._settings.publish_timeout_ms)
+        except (ApiError, NoAnswer):
+            return False
+        return True
 
     async def close(self) -> None:
         """Send what is queued and return when every outcome is known."""

@@ -28,16 +28,25 @@ class Delivery:
 
 def from_message(message: Msg) -> Delivery:
     """Raises ValueError when the reply subject is not a JetStream acknowledgement subject."""
-    tokens = message.reply.split(".")
+    stream, _, _, seq = _named(message.reply)
+    return Delivery(message.subject, message.data, message.reply, stream, int(seq))
+
+
+def first_time(reply: str) -> bool:
+    """Whether a delivery, told by its reply subject, is the first of its message since the consumer was reset."""
+    return _named(reply)[2] == "1"
+
+
+def _named(reply: str) -> list[str]:
+    """Stream, consumer, number of the delivery, sequence. Raises ValueError as `from_message`."""
+    tokens = reply.split(".")
     if tokens[:2] != ["$JS", "ACK"]:
         raise ValueError("not a JetStream delivery")
     if len(tokens) == REPLY_TOKENS_SHORT:
-        stream, seq = tokens[2], tokens[5]
-    elif len(tokens) >= REPLY_TOKENS_LONG:  # two tokens more in front: domain and account hash
-        stream, seq = tokens[4], tokens[7]
-    else:
-        raise ValueError("not a JetStream delivery")
-    return Delivery(message.subject, message.data, message.reply, stream, int(seq))
+        return tokens[2:6]
+    if len(tokens) >= REPLY_TOKENS_LONG:  # two tokens more in front: domain and account hash
+        return tokens[4:8]
+    raise ValueError("not a JetStream delivery")
 
 
 def delayed(delay_ms: int) -> bytes:

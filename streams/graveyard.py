@@ -12,6 +12,7 @@ from schemas.envelope import AcceptedEvent, DeadLetter, DecideTask
 from schemas.subjects import lane, tenant_of
 from streams.committer import GroupCommitter
 from streams.delivery import Delivery
+from streams.ports import Death, Identity
 
 _accepted = msgspec.json.Decoder(AcceptedEvent)
 _task = msgspec.json.Decoder(DecideTask)
@@ -23,7 +24,7 @@ class Graveyard:
     def __init__(self, committer: GroupCommitter) -> None:
         self._committer = committer
 
-    async def bury(self, stage: str, dead: Sequence[tuple[Delivery, DeadReason]]) -> None:
+    async def bury(self, stage: str, dead: Sequence[Death]) -> None:
         """Return once every letter is stored. Raises NoAnswer; burying again stores nothing twice.
 
         The id of a letter is the stored message it speaks of, so a redelivery finds its letter there.
@@ -33,7 +34,7 @@ class Graveyard:
                 self._committer.submit(
                     lane(letter.tenant_id).dlq, f"dlq/{letter.stream}/{letter.seq}", msgspec.json.encode(letter), ""
                 )
-                for letter in (letter_of(stage, delivery, reason) for delivery, reason in dead)
+                for letter in (letter_of(stage, *death) for death in dead)
             )
         )
         for outcome in outcomes:
@@ -41,7 +42,13 @@ class Graveyard:
                 raise NoAnswer(outcome.code)
 
 
-def letter_of(stage: str, delivery: Delivery, reason: DeadReason) -> DeadLetter:
+def identity_of(delivery: Delivery) -> Identity:
+    """Tenant and event of a delivery; what cannot be read is named by stream and sequence. Raises as `letter_of`."""
+    letter = letter_of("", delivery, DeadReason.POISON)
+    return letter.tenant_id, letter.event_id
+
+
+def letter_of(stage: str, delivery: Delivery, reason: DeadReason, attempts: int = 0) -> DeadLetter:
     """The letter of a delivery, however broken its data: what cannot be read is named by stream and sequence.
 
     Raises ValueError only when the subject is none of ours, which the streams' subjects exclude.
@@ -60,6 +67,7 @@ def letter_of(stage: str, delivery: Delivery, reason: DeadReason) -> DeadLetter:
         seq=delivery.seq,
         message_base64=base64.b64encode(delivery.data).decode(),
         break_glass=accepted.break_glass if accepted and known else "",
+        attempts=attempts,
     )
 
 

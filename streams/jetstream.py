@@ -21,7 +21,7 @@ from nats.aio.subscription import Subscription
 
 from schemas.answers import NoAnswer
 from schemas.codes import Code
-from streams.wire import ErrorBody, MaybeError, MessageAnswer, StoredMessage
+from streams.wire import ErrorBody, MaybeError, MessageAnswer, QuickClient, StoredMessage
 
 log = logging.getLogger("streams")
 
@@ -29,7 +29,6 @@ T = TypeVar("T")
 Delivered = Callable[[Msg], Awaitable[None]]
 
 NO_MESSAGE = 10037
-STATUS_AT = len(b"NATS/1.0")
 CONNECT_TIMEOUT_S = 2
 RECONNECT_WAIT_S = 1
 PING_INTERVAL_S = 2
@@ -43,19 +42,6 @@ class ApiError(Exception):
     def __init__(self, subject: str, error: ErrorBody) -> None:
         super().__init__(f"{subject}: {error.err_code} {error.description}")
         self.error = error
-
-
-class _Client(Client):
-    """Headers of delivered messages are for the broker and for people: parsing them costs more than the message.
-
-    Only a status line (`NATS/1.0 503`) is parsed; it is how the broker answers without data.
-    """
-
-    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
-        if headers and headers[STATUS_AT : STATUS_AT + 1] == b" ":
-            parsed: dict[str, str] | None = await super()._process_headers(headers)
-            return parsed
-        return None
 
 
 class JetStream:
@@ -76,7 +62,7 @@ class JetStream:
 
         `role` is the user's name in nats.conf; it may subscribe to `_INBOX_<role>.>` alone.
         """
-        client = _Client()
+        client = QuickClient()
         prefix = f"_INBOX_{role}.{client._nuid.next().decode()}"  # noqa: SLF001  (the library's own unique ids)
         self = cls(client, prefix)
         try:
@@ -210,6 +196,12 @@ class JetStream:
         )
         return subscription, subject
 
+    @staticmethod
+    async def unsubscribe(subscription: Subscription) -> None:
+        """On return nothing more is delivered; the broker learns of it before anything sent after."""
+        with suppress(nats.errors.Error):  # a closed connection has no subscriptions left
+            await subscription.unsubscribe()
+
     async def collect(self, subject: str, data: bytes, answers_min: int, timeout_ms: int) -> list[bytes]:
         """Ask every server at once (system account) and return the answers that came within `timeout_ms`.
 
@@ -233,8 +225,7 @@ class JetStream:
         except TimeoutError:
             log.warning("fewer servers answered than expected")
         finally:
-            with suppress(nats.errors.Error):  # a closed connection has no subscriptions left
-                await subscription.unsubscribe()
+            await self.unsubscribe(subscription)
         return found
 
     async def _write(self, frames: bytes) -> None:

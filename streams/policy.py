@@ -1,11 +1,11 @@
-"""The policy's word on one event: the port, the reading of an answer, and the embedded engine.
+"""The policy's word on one event: the port, the reading of an answer, and the engine in this process.
 
 Nothing here can fail open: only an answer that says `allow` in exactly the agreed shape allows.
 """
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -20,6 +20,8 @@ from streams.policy_lint import faults_of
 ENTRY_POINT = "data.fg.decision.decision"
 NO_RULE = PolicyAnswer(PolicyCode.POLICY_NO_RULE_DENY, ())
 NO_ANSWER = PolicyAnswer(PolicyCode.OPA_UNAVAILABLE_DENY, ())
+STALE = PolicyAnswer(PolicyCode.POLICY_STALE_DENY, ())
+CHECK_S = 30.0
 _UNDEFINED = '"<undefined>"'
 
 log = logging.getLogger("streams")
@@ -30,6 +32,21 @@ class Policy(Protocol):
 
     @property
     def policy_hash(self) -> str: ...
+
+    @property
+    def in_flight_max(self) -> int:
+        """How many questions may be asked at once."""
+
+    @property
+    def findings(self) -> Sequence[str]:
+        """Why events are denied whatever the rules say, in words for whoever asks for readiness."""
+
+    @property
+    def notices(self) -> Sequence[str]:
+        """What an operator should know while decisions go on as before."""
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Keep an eye on the rules until `stopping` is set."""
 
     async def evaluate(self, document: Mapping[str, Any]) -> PolicyAnswer:
         """The rules' word on `document`, their `input`. Never raises for what the rules do: no answer is a deny."""
@@ -64,13 +81,31 @@ def no_answer(cause: str) -> PolicyAnswer:
     return NO_ANSWER
 
 
+async def set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Return once the event is set or the time is over; whether it is set."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False
+
+
+def sentence_of(fault: RuntimeError) -> str:
+    """What the engine says of rules it cannot use, without its own insides."""
+    return str(fault).split("\n\nStack backtrace")[0].strip()
+
+
 class EmbeddedPolicy:
     """Rego rules compiled once and run in this process, each evaluation bounded by the engine to 25,000 steps.
 
-    Belongs to the thread that made it: elsewhere every evaluation is a deny.
+    Belongs to the thread that made it: elsewhere every evaluation is a deny. The rules are those of
+    the start: what the directory holds later is never used, only told.
     """
 
-    def __init__(self, files: PolicyFiles) -> None:
+    in_flight_max = 1
+    findings: Sequence[str] = ()
+
+    def __init__(self, files: PolicyFiles, directory: Path | None = None) -> None:
         """Compile the rules.
 
         Raises PolicyError when a module does not parse, calls what it must not or does not exist,
@@ -90,15 +125,35 @@ class EmbeddedPolicy:
             self._machine.set_data_json(files.data)
             probe = self._run({})
         except RuntimeError as cause:
-            raise PolicyError(str(cause).split("\n\nStack backtrace")[0].strip()) from cause
+            raise PolicyError(sentence_of(cause)) from cause
         if probe == NO_ANSWER:
             raise PolicyError(f"{ENTRY_POINT} must be an object of `allow` and, when it denies, `reasons`")
         self.policy_hash = files.policy_hash
+        self._directory = directory
+        self.notices: Sequence[str] = ()
 
     @classmethod
     def load(cls, directory: Path) -> "EmbeddedPolicy":
         """Compile the rules in `directory`. Raises PolicyError for rules that cannot be read or used."""
-        return cls(read_policy(directory))
+        return cls(read_policy(directory), directory)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Compare the directory with the rules in use every 30 s until `stopping` is set."""
+        while not await set_within(stopping, CHECK_S):
+            self.look()
+
+    def look(self) -> None:
+        """Notice rules on disk that are not the ones in use."""
+        if self._directory is None:
+            return
+        try:
+            found = read_policy(self._directory).policy_hash
+        except PolicyError:
+            found = ""
+        noticed = () if found == self.policy_hash else ("the policy directory has changed: restart to load its rules",)
+        if noticed and noticed != self.notices:
+            log.warning("%s; decisions keep to %s", noticed[0], self.policy_hash)
+        self.notices = noticed
 
     async def evaluate(self, document: Mapping[str, Any]) -> PolicyAnswer:
         """The rules' word on `document`; a `msgspec.Raw` inside it is handed on as it is."""

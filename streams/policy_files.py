@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 DATA_FILE = "data.json"
+TEST_SUFFIX = "_test.rego"
 _UNREAD_DATA = {".json", ".yaml", ".yml"}
 
 
@@ -26,6 +27,8 @@ class PolicyFiles(NamedTuple):
 def read_policy(directory: Path) -> PolicyFiles:
     """Read every `*.rego` under `directory` and its `data.json`; names with a leading dot are left out.
 
+    Modules named `*_test.rego` are tests: no rules, and no part of the hash.
+
     Raises PolicyError when there are no rules, when a file is not UTF-8 text, when `data.json` is
     not an object, and for data under any other name, because rules without their lists may allow.
     """
@@ -34,6 +37,8 @@ def read_policy(directory: Path) -> PolicyFiles:
     hashed: list[tuple[str, str]] = []
     try:
         for name, path in _files(directory):
+            if name.endswith(TEST_SUFFIX):
+                continue
             if path.suffix == ".rego":
                 modules.append((name, path.read_bytes().decode()))
                 hashed.append(modules[-1])
@@ -48,6 +53,16 @@ def read_policy(directory: Path) -> PolicyFiles:
     if not modules:
         raise PolicyError(f"there is no .rego file in {directory}")
     return PolicyFiles(tuple(modules), data, _hash(hashed))
+
+
+def read_tests(directory: Path) -> tuple[tuple[str, str], ...]:
+    """The test modules under `directory` as (name, text), sorted by name. Raises PolicyError as `read_policy`."""
+    try:
+        return tuple(
+            (name, path.read_bytes().decode()) for name, path in _files(directory) if name.endswith(TEST_SUFFIX)
+        )
+    except (OSError, ValueError) as cause:
+        raise PolicyError(f"the tests in {directory} cannot be read: {cause}") from cause
 
 
 def _files(directory: Path) -> Iterator[tuple[str, Path]]:

@@ -14,7 +14,7 @@ IMPURE = frozenset({"http.send", "net.lookup_ip_addr", "opa.runtime", "rand.intn
 _REFERENCES = ("Var", "RefDot", "RefBrack")
 
 
-class _Reference(NamedTuple):
+class Reference(NamedTuple):
     """The names a reference spells out from its root to its first computed part, and the parts that are computed."""
 
     path: Dotted
@@ -28,11 +28,11 @@ def faults_of(modules: list[dict[str, Any]]) -> list[str]:
     for module in modules:
         tree = module["ast"]
         source = module["source"]["contents"].encode()
-        package = _reference(tree["package"]["refr"]).path
+        package = reference_of(tree["package"]["refr"]).path
         roots = dict(_import(one, source) for one in tree["imports"]) | {"data": ()}
         for rule in tree["rules"]:
-            head = _head(rule)
-            (name, *_), computed = _reference(head["refr"])
+            head = head_of(rule)
+            (name, *_), computed = reference_of(head["refr"])
             parts = [{**head, "refr": computed}, rule.get("Spec", {}).get("bodies")]
             local = set(_declared(parts, source)) | {path[0] for path in _mentions(head.get("args"))}
             mentioned = rules.setdefault((*package, name), set())
@@ -44,14 +44,15 @@ def faults_of(modules: list[dict[str, Any]]) -> list[str]:
     return sorted(found + [f"the rule data.{'.'.join(name)} depends on itself" for name in _cyclic(rules)])
 
 
-def _head(rule: dict[str, Any]) -> dict[str, Any]:
+def head_of(rule: dict[str, Any]) -> dict[str, Any]:
+    """Where the syntax tree of a rule says what it is called."""
     head: dict[str, Any] = rule.get("Default") or next(iter(rule["Spec"]["head"].values()))
     return head
 
 
 def _import(node: dict[str, Any], source: bytes) -> tuple[str, Dotted]:
     """The name an import gives, and what it stands for below `data`."""
-    path = _reference(node["refr"]).path
+    path = reference_of(node["refr"]).path
     name = _spelled(node["as"], source) if node.get("as") else path[-1]
     return name, path[1:] if path[0] == "data" else path
 
@@ -60,19 +61,19 @@ def _spelled(span: dict[str, int], source: bytes) -> str:
     return source[span["start"] : span["end"]].decode()
 
 
-def _reference(node: dict[str, Any]) -> _Reference:
+def reference_of(node: dict[str, Any]) -> Reference:
     """Read a reference. Its path is empty when it begins with something computed."""
     kind, value = next(iter(node.items()))
     if kind == "Var":
-        return _Reference((value["value"],), [])
+        return Reference((value["value"],), [])
     if kind not in _REFERENCES:
-        return _Reference((), [node])
-    path, computed = _reference(value["refr"])
+        return Reference((), [node])
+    path, computed = reference_of(value["refr"])
     index = {"String": {"value": value["field"][1]}} if kind == "RefDot" else value["index"]
     literal = index.get("String") or index.get("RawString")
     if literal is None:
-        return _Reference(path, [*computed, index])
-    return _Reference(path if computed else (*path, literal["value"]), computed)
+        return Reference(path, [*computed, index])
+    return Reference(path if computed else (*path, literal["value"]), computed)
 
 
 def _mentions(node: Any) -> Iterator[Dotted]:
@@ -83,7 +84,7 @@ def _mentions(node: Any) -> Iterator[Dotted]:
     elif isinstance(node, dict):
         for kind, value in node.items():
             if kind in _REFERENCES:
-                path, computed = _reference({kind: value})
+                path, computed = reference_of({kind: value})
                 if path:
                     yield path
                 yield from _mentions(computed)

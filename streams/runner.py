@@ -1,57 +1,31 @@
-"""The shell around a stage: take a batch, run it, settle every delivery by its fate.
-
-A dependency that is down pauses the stage: it stops pulling, keeps its batch alive at the broker,
-and probes the dependency itself; no message is spent on finding out (DESIGN decision 14). A batch
-the store refuses is halved until the guilty delivery stands alone and is buried. Anything else a
-stage raises is a bug: it ends the process with every delivery unacknowledged.
-"""
+"""The loop of a stage: take what its inboxes hold, hand it to the stage's work, take the next."""
 
 import asyncio
-import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol, assert_never
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
-from schemas.answers import NoAnswer, Refusal
-from schemas.fate import Dead, Done, Fate, Later
-from schemas.meter import Meter
-from schemas.metrics import STAGE_EVENTS, STAGE_PAUSED
-from streams.delivery import ACK, IN_PROGRESS, Delivery, delayed
-from streams.graveyard import Graveyard
+from streams.budgets import StageBudget
+from streams.delivery import Delivery
 from streams.inbox import Inbox
-from streams.jetstream import JetStream
+from streams.storm import StormGuard
+from streams.work import Settled, Stage
 
-log = logging.getLogger("streams")
+__all__ = ["Runner", "Settled", "Stage", "Work", "keep_settled"]
 
-Settled = Callable[[Iterable[Delivery]], None]
-
-PAUSE_MS_BASE = 250
-PAUSE_MS_MAX = 2_000
 IDLE_S = 1.0
 
 
-class Stage(Protocol):
-    """One step of the pipeline. Running the same delivery twice has the effect of once."""
+class Work(Protocol):
+    """What is done with a batch: a stage's work, or the retry lane's."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
-    async def run(self, deliveries: Sequence[Delivery]) -> list[Fate]:
-        """The fate of each delivery, in order, its effect committed.
+    @property
+    def paused(self) -> bool: ...
 
-        Raises NoAnswer when a dependency is away (run again later) and Refusal when the store will
-        never take something in this batch.
-        """
-
-    async def ready(self) -> bool:
-        """Whether the dependencies answer, asked without any message."""
-
-
-@dataclass(frozen=True, slots=True)
-class Batching:
-    """How much one run takes, and how long it waits for more once something is there."""
-
-    messages_max: int
-    linger_ms: int
+    async def work(self, batch: Sequence[Delivery], stopping: asyncio.Event) -> None:
+        """Return when every delivery is settled, or, some unsettled, when `stopping` is set."""
 
 
 def keep_settled(deliveries: Iterable[Delivery]) -> None:
@@ -62,30 +36,25 @@ def keep_settled(deliveries: Iterable[Delivery]) -> None:
 class Runner:
     """Drives one stage over some partitions, in order within each partition."""
 
-    def __init__(
-        self,
-        *,
-        stage: Stage,
-        jetstream: JetStream,
-        graveyard: Graveyard,
-        batching: Batching,
-        meter: Meter,
-        settled: Settled,
-    ) -> None:
-        """`settled` is told the deliveries that were acknowledged, so that a queue can be swept behind them."""
-        self._stage = stage
-        self._jetstream = jetstream
-        self._graveyard = graveyard
-        self._batching = batching
-        self._meter = meter
-        self._settled = settled
+    def __init__(self, work: Work, budget: StageBudget, guard: StormGuard) -> None:
+        self._work = work
+        self._budget = budget
+        self._guard = guard
         self._inboxes: list[Inbox] = []
         self.arrived = asyncio.Event()
-        self.paused = False
 
     @property
     def stage_name(self) -> str:
-        return self._stage.name
+        return self._work.name
+
+    @property
+    def paused(self) -> bool:
+        return self._work.paused
+
+    @property
+    def storm(self) -> bool:
+        """Whether nothing is taken because too many of the stage's events ended dead."""
+        return self._guard.storm
 
     def add(self, inbox: Inbox) -> None:
         self._inboxes.append(inbox)
@@ -95,9 +64,12 @@ class Runner:
         for inbox in self._inboxes:
             await inbox.open()
         while not stopping.is_set():
+            if not self._guard.room(1):
+                await asyncio.sleep(IDLE_S)
+                continue
             batch = await self._next_batch()
             if batch:
-                await self._work(batch, stopping)
+                await self._work.work(batch, stopping)
 
     async def _next_batch(self) -> list[Delivery]:
         for inbox in self._inboxes:
@@ -109,87 +81,16 @@ class Runner:
                     await self.arrived.wait()
             except TimeoutError:
                 return []
-        if sum(len(inbox) for inbox in self._inboxes) < self._batching.messages_max:
-            await asyncio.sleep(self._batching.linger_ms / 1000)
-        share = max(1, self._batching.messages_max // max(1, sum(1 for inbox in self._inboxes if len(inbox))))
+        if sum(len(inbox) for inbox in self._inboxes) < self._budget.batch_messages_max:
+            await asyncio.sleep(self._budget.linger_ms / 1000)
+        return self._take()
+
+    def _take(self) -> list[Delivery]:
+        """A fair share of each inbox, as much as the guard leaves room for."""
+        messages_max = self._guard.room(self._budget.batch_messages_max)
+        share = max(1, messages_max // max(1, sum(1 for inbox in self._inboxes if len(inbox))))
         batch: list[Delivery] = []
         for inbox in self._inboxes:
-            batch += inbox.take(share)
+            batch += inbox.take(min(share, messages_max - len(batch)))
+        self._guard.taken(len(batch))
         return batch
-
-    async def _work(self, batch: Sequence[Delivery], stopping: asyncio.Event) -> None:
-        pause_ms = PAUSE_MS_BASE
-        while not stopping.is_set():
-            try:
-                await self._finish(batch, await self._stage.run(batch))
-            except NoAnswer as failure:
-                self._report_pause(failure)
-                pause_ms = await self._pause(batch, pause_ms, stopping)
-            except Refusal as refusal:
-                await self._isolate(batch, refusal, stopping)
-                return
-            else:
-                self._report_resumed()
-                return
-
-    async def _isolate(self, batch: Sequence[Delivery], refusal: Refusal, stopping: asyncio.Event) -> None:
-        if len(batch) > 1:
-            middle = len(batch) // 2
-            await self._work(batch[:middle], stopping)
-            await self._work(batch[middle:], stopping)
-            return
-        while not stopping.is_set():
-            try:
-                await self._finish(batch, [Dead(refusal.reason)])
-            except NoAnswer as failure:
-                self._report_pause(failure)
-                await self._pause(batch, PAUSE_MS_MAX, stopping)
-            else:
-                self._report_resumed()
-                return
-
-    async def _finish(self, batch: Sequence[Delivery], fates: Sequence[Fate]) -> None:
-        """Settle every delivery. The dead are in FG_DLQ before anything is acknowledged."""
-        dead = [(delivery, fate.reason) for delivery, fate in zip(batch, fates, strict=True) if isinstance(fate, Dead)]
-        if dead:
-            await self._graveyard.bury(self._stage.name, dead)
-        await self._jetstream.settle([(d.reply, _verb(fate)) for d, fate in zip(batch, fates, strict=True)])
-        self._settled(d for d, fate in zip(batch, fates, strict=True) if not isinstance(fate, Later))
-        for fate in fates:
-            self._meter.add(STAGE_EVENTS, 1, self._stage.name, type(fate).__name__.lower())
-
-    async def _pause(self, batch: Sequence[Delivery], pause_ms: int, stopping: asyncio.Event) -> int:
-        """Wait until the dependencies answer, telling the broker that the batch is still in hand."""
-        while not stopping.is_set():
-            if self._jetstream.connected:
-                await self._jetstream.settle([(delivery.reply, IN_PROGRESS) for delivery in batch])
-            try:
-                async with asyncio.timeout(pause_ms / 1000):
-                    await stopping.wait()
-            except TimeoutError:
-                pause_ms = min(2 * pause_ms, PAUSE_MS_MAX)
-                if await self._stage.ready():
-                    return pause_ms
-        return pause_ms
-
-    def _report_pause(self, failure: NoAnswer) -> None:
-        if not self.paused:
-            log.warning("stage %s pauses", self._stage.name, extra={"error_code": failure.code.value})
-        self.paused = True
-        self._meter.add(STAGE_PAUSED, 1, self._stage.name)
-
-    def _report_resumed(self) -> None:
-        if self.paused:
-            log.warning("stage %s resumes", self._stage.name)
-            self.paused = False
-            self._meter.add(STAGE_PAUSED, 0, self._stage.name)
-
-
-def _verb(fate: Fate) -> bytes:
-    match fate:
-        case Done() | Dead():  # the dead are buried by now; TERM would bury them twice, through its advisory
-            return ACK
-        case Later(delay_ms=delay_ms):
-            return delayed(delay_ms)
-        case _:
-            assert_never(fate)

@@ -27,9 +27,14 @@ class StreamSettings:
     batches_in_flight_max: int = 8
     """A stream takes 50 atomic batches at once over all publishers."""
     linger_ms: float = 1.0
-    ack_wait_ms: int = 8_000
+    ack_wait_ms: int = 60_000
+    """Only what is lost waits for it: after a crash the next owner starts again by itself (streams/pin.py)."""
     pull_messages: int = 256
-    pull_bytes_max: int = 1024 * 1024
+    pull_bytes_max: int = 512 * 1024
+    buffer_messages_max: int = 1_024
+    """Of one consumer. After a crash everything buffered is suspect, so more would delay the next owner."""
+    buffer_bytes_max: int = 96 * 1024 * 1024
+    """Of all consumers of a process together."""
     message_bytes_max: int = 128 * 1024
 
     @property

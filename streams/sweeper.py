@@ -22,16 +22,17 @@ import msgspec
 
 from schemas.answers import NoAnswer
 from schemas.subjects import STREAM_ADVISORIES, consumer_name
+from streams.budgets import ADVISORY_CONSUMER
 from streams.delivery import Delivery
 from streams.jetstream import ApiError, JetStream
-from streams.topology import ADVISORY_CONSUMER, STAGE_SUBJECT, UNKNOWN_CONSUMER
+from streams.topology import STAGE_SUBJECT, UNKNOWN_CONSUMER
 
 log = logging.getLogger("streams")
 
 SWEEP_S = 0.5
 """A tenant's depth counts settled messages for no longer than this."""
 HELD_BACK_SWEEPS = 30
-"""Longer than an ack_wait: after a crash the floors stand still until the dead worker's messages come again."""
+"""Longer than a takeover: after a crash the floors stand still until the dead worker's messages come again."""
 SINGLE_DELETIONS_MAX = 200
 
 

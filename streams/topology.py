@@ -1,8 +1,9 @@
 """Streams and consumers as data: what must exist, how it is made, and how the live ones differ.
 
-`apply` creates what is missing and never changes what is there: a live stream that differs is
-reported by name (`drift`), because silently repairing a durability setting would hide who changed
-it. DESIGN decisions 1, 5 and 6 give the reason of each value.
+`apply` creates what is missing and brings consumers to what this version declares; it never changes a
+stream: a live one that differs is reported by name (`drift`), because silently repairing a durability
+setting would hide who changed it. A consumer holds no promise but its position, which an update keeps
+(docs/adr/0012). DESIGN decisions 1, 5 and 6 give the reason of each value.
 """
 
 from collections.abc import Mapping
@@ -15,18 +16,18 @@ from schemas.subjects import (
     STREAM_DLQ,
     STREAM_EVENTS,
     STREAM_RETRY,
-    consumer_name,
     ingest_stream,
 )
+from streams.budgets import StageBudget, stages
 from streams.jetstream import ApiError, JetStream
-from streams.settings import StreamSettings
+from streams.pin import PIN_GROUP, PIN_TIMEOUT_MS
+from streams.settings import RetrySettings, StreamSettings
 
 NS_PER_MS = 1_000_000
 DAY_NS = 86_400 * 1_000_000_000
 UNKNOWN_STREAM = 10059
 UNKNOWN_CONSUMER = 10014
 CONSUMERS_MAX = 400
-ADVISORY_CONSUMER = "advisories"
 HISTORY_DAYS = 30
 ADVISORY_DAYS = 7
 
@@ -109,39 +110,49 @@ STAGE_SUBJECT = {"dedupe": "fg.in", "decision": "fg.decide", "evidence": "fg.eve
 STAGES = tuple(STAGE_SUBJECT)
 
 
+_NO_BUDGET = RetrySettings(
+    attempts_max=0, window_seconds=0, dlq_age_seconds_max=0, dlq_alert_depth=0, dlq_storm_ratio=0.0
+)
+"""What a consumer is does not depend on how often its events may fail."""
+
+
 def consumers(settings: StreamSettings) -> list[ConsumerSpec]:
-    """One pull consumer per partition and stage, and one that reads advisories."""
-    specs = [
-        ConsumerSpec(
-            stage_stream(stage, partition, settings),
-            _consumer(consumer_name(stage, partition), f"{subject}.{partition}.*", settings),
-        )
-        for stage, subject in STAGE_SUBJECT.items()
-        for partition in range(PARTITIONS)
+    """One pull consumer per partition and stage, and one for each stage without partitions."""
+    return [
+        ConsumerSpec(budget.stream(partition, settings), _consumer(budget, partition))
+        for budget in stages(settings, _NO_BUDGET)
+        for partition in (range(PARTITIONS) if budget.partitioned else range(1))
     ]
-    return [*specs, ConsumerSpec(STREAM_ADVISORIES, _consumer(ADVISORY_CONSUMER, "", settings))]
 
 
-def _consumer(name: str, filter_subject: str, settings: StreamSettings) -> dict[str, Any]:
+def _consumer(budget: StageBudget, partition: int) -> dict[str, Any]:
     # No max_deliver: the broker's count also grows when a worker dies or a store is away, and must
     # never be what condemns an event (DESIGN decision 14).
-    return {
-        "durable_name": name,
+    config = {
+        "durable_name": budget.consumer(partition),
         "deliver_policy": "all",
         "ack_policy": "explicit",
-        "ack_wait": settings.ack_wait_ms * NS_PER_MS,
-        "max_ack_pending": settings.ack_pending_max,
+        "ack_wait": budget.ack_wait_ms * NS_PER_MS,
+        "max_ack_pending": budget.window,
         "max_deliver": -1,
         "num_replicas": 0,
-        "filter_subject": filter_subject,
+        "filter_subject": budget.filter_subject(partition),
     }
+    if not budget.partitioned:
+        return config
+    # One worker at a time works a partition, and stays its owner: streams/pin.py.
+    pinned = {"priority_groups": [PIN_GROUP], "priority_policy": "pinned_client"}
+    return {**config, **pinned, "priority_timeout": PIN_TIMEOUT_MS * NS_PER_MS}
 
 
 async def apply(url: str, settings: StreamSettings) -> list[str]:
-    """Connect as the administrator and create what is missing. Returns and raises as `create_missing`."""
+    """Connect as the administrator, create what is missing and update the consumers.
+
+    Returns the names of both; raises ApiError and NoAnswer.
+    """
     jetstream = await JetStream.connect(url, "admin")
     try:
-        return await create_missing(jetstream, settings)
+        return await create_missing(jetstream, settings) + await update_consumers(jetstream, settings)
     finally:
         await jetstream.close()
 
@@ -159,6 +170,21 @@ async def create_missing(jetstream: JetStream, settings: StreamSettings) -> list
             await jetstream.api(f"CONSUMER.CREATE.{consumer.stream}.{consumer.name}", request, dict)
             created.append(f"{consumer.stream}/{consumer.name}")
     return created
+
+
+async def update_consumers(jetstream: JetStream, settings: StreamSettings) -> list[str]:
+    """Give every live consumer that differs its declared configuration; returns their names.
+
+    Its position, and what it has delivered, stay. Raises ApiError, also for what no update may change, and NoAnswer.
+    """
+    updated: list[str] = []
+    for consumer in consumers(settings):
+        live = await _live_consumer(jetstream, consumer)
+        if live is not None and _differences(consumer.name, consumer.config, live):
+            request = {"stream_name": consumer.stream, "config": consumer.config, "action": "update"}
+            await jetstream.api(f"CONSUMER.CREATE.{consumer.stream}.{consumer.name}", request, dict)
+            updated.append(f"{consumer.stream}/{consumer.name}")
+    return updated
 
 
 async def stream_drift(jetstream: JetStream, settings: StreamSettings) -> list[str]:

@@ -3,11 +3,38 @@
 import base64
 
 import msgspec
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from schemas.answers import NoAnswer
 from schemas.codes import Code
 from schemas.units import UnixMs, parse_rfc3339
+
+STATUS_AT = len(b"NATS/1.0")
+PULL_HEARTBEAT = "100"
+PULL_EXPIRED = "408"
+PULL_PIN_LOST = "423"
+PULL_ENDED = frozenset({"404", PULL_EXPIRED, "409"})
+"""The pull is over and all is well: nothing there, expired, or over its byte limit."""
+PIN_HEADER = "Nats-Pin-Id"
+_PIN_LINE = b"\r\nNats-Pin-Id: "
+
+
+class QuickClient(Client):
+    """Headers of delivered messages are for the broker and for people: parsing them costs more than the message.
+
+    Only a status line (`NATS/1.0 503`) is parsed, which is how the broker answers without data, and the pin looked for.
+    """
+
+    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
+        if headers and headers[STATUS_AT : STATUS_AT + 1] == b" ":
+            parsed: dict[str, str] | None = await super()._process_headers(headers)
+            return parsed
+        at = headers.find(_PIN_LINE) if headers else -1
+        if at < 0:
+            return None
+        begin = at + len(_PIN_LINE)
+        return {PIN_HEADER: headers[begin : headers.index(b"\r\n", begin)].decode("ascii")}
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
@@ -54,6 +81,17 @@ def frame(subject: str, reply: str, headers: str, data: bytes) -> bytes:
         head,
         data,
     )
+
+
+class PullRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The request of CONSUMER.MSG.NEXT; times in nanoseconds."""
+
+    batch: int
+    expires: int
+    max_bytes: int = 0
+    idle_heartbeat: int = 0
+    group: str = ""
+    id: str = ""
 
 
 class MaybeError(msgspec.Struct):

@@ -21,6 +21,7 @@ from streams.jetstream import ApiError, JetStream
 class _Outcome(NamedTuple):
     applied: list[str]
     created: list[str]
+    updated: list[str]
     drift: list[str]
 
 
@@ -34,10 +35,11 @@ Exit status: 0 both are this version's; 1 a store did not answer, refused, or di
 @json_option
 @data_dir_option
 def migrate(as_json: bool, data_dir: Path | None) -> None:
-    """Apply the missing migrations, set the passwords of the service roles, and make the missing streams.
+    """Apply the missing migrations, set the passwords of the service roles, make the missing streams, update consumers.
 
-    Safe to run again and by several at once. What is there already is never changed: a stream or
-    consumer that differs from what this version declares is reported, and stays as it is.
+    Safe to run again and by several at once, and while workers run. A consumer of another version becomes
+    this version's and keeps its position. A stream is never changed: one that differs from what this
+    version declares is reported, and stays as it is.
     """
     settings = settings_of(data_dir, Service.MIGRATE)
     try:
@@ -52,6 +54,8 @@ def migrate(as_json: bool, data_dir: Path | None) -> None:
     else:
         for name in outcome.applied + outcome.created:
             click.echo(f"made {name}")
+        for name in outcome.updated:
+            click.echo(f"updated {name}")
         click.echo("up to date" if not outcome.drift else "\n".join(f"differs: {each}" for each in outcome.drift))
     if outcome.drift:
         raise click.exceptions.Exit(1)
@@ -68,8 +72,9 @@ async def _migrate(settings: Settings) -> _Outcome:
     jetstream = await JetStream.connect(settings.streams.url, "admin")
     try:
         created = await topology.create_missing(jetstream, settings.streams)
+        updated = await topology.update_consumers(jetstream, settings.streams)
         drift = await topology.stream_drift(jetstream, settings.streams)
         drift += await topology.consumer_drift(jetstream, settings.streams)
     finally:
         await jetstream.close()
-    return _Outcome(applied, created, drift)
+    return _Outcome(applied, created, updated, drift)

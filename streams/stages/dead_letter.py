@@ -37,9 +37,9 @@ class DeadLetterStage:
     async def run(self, deliveries: Sequence[Delivery]) -> list[Fate]:
         now_ms = self._clock.now_ms()
         letters = [BuriedLetter(read_letter(delivery), now_ms) for delivery in deliveries]
-        await self._letters.bury(letters)
+        new = await self._letters.bury(letters)
         self._committed({partition_of(buried.letter.tenant_id) for buried in letters})
-        for buried in letters:
+        for buried in new:
             self._meter.add(DLQ_EVENTS, 1, buried.letter.tenant_id, buried.letter.reason_code)
         return [DONE] * len(deliveries)
 

@@ -1,9 +1,11 @@
 """FG_DECIDE -> features -> policy -> score -> one Postgres transaction.
 
-The three phases are pure but for the policy's answer; the ledger commits decision, chain entry,
+The three phases are pure but for the policy's answer and what the event's tenant adds to the rules,
+which is read before; the ledger commits decision, chain entry,
 outbox row and meters together, and the delivery is settled after that commit.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,15 +18,18 @@ from schemas.envelope import DecideTask
 from schemas.fate import DONE, Dead, Fate
 from schemas.meter import Meter
 from schemas.metrics import PIPELINE_PHASE_MS
+from schemas.policy_data import PolicyData
 from schemas.subjects import partition_of, tenant_of
-from schemas.units import Clock, format_rfc3339
+from schemas.units import Clock, format_rfc3339, parse_rfc3339
 from streams.delivery import Delivery
 from streams.features import features_of
 from streams.policy import Policy
-from streams.ports import Ledger, Store
+from streams.ports import Ledger, PolicyDataOf, Store
 from streams.scoring import score
+from streams.spans import US_PER_MS, Phase, spans_of
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
+PHASES = ("features", "policy", "scoring")
 _task = msgspec.json.Decoder(DecideTask)
 
 
@@ -35,6 +40,7 @@ class DecisionStage:
         self,
         *,
         policy: Policy,
+        policy_data: PolicyDataOf,
         ledger: Ledger,
         store: Store,
         clock: Clock,
@@ -49,6 +55,7 @@ class DecisionStage:
         policy's code and reasons say what it would have been.
         """
         self._policy = policy
+        self._policy_data = policy_data
         self._ledger = ledger
         self._store = store
         self._clock = clock
@@ -62,31 +69,52 @@ class DecisionStage:
 
     async def run(self, deliveries: Sequence[Delivery]) -> list[Fate]:
         fates: list[Fate] = [DONE] * len(deliveries)
-        records: list[DecisionRecord] = []
+        tasks: list[DecideTask] = []
         for position, delivery in enumerate(deliveries):
             task = read_task(delivery)
             if task is None:
                 fates[position] = Dead(DeadReason.POISON)
             else:
-                records.append(await self._decide(task))
-        if records:
+                tasks.append(task)
+        if tasks:
+            records = await self._decide_all(tasks)
             await self._ledger.record(records)
             self._committed({partition_of(record.tenant_id) for record in records})
         return fates
 
-    async def _decide(self, task: DecideTask) -> DecisionRecord:
+    async def _decide_all(self, tasks: Sequence[DecideTask]) -> list[DecisionRecord]:
+        """In the order of the tasks, asking the policy as many questions at once as it likes."""
+        data = await self._policy_data.of({task.accepted.tenant_id for task in tasks})
+        pairs = [(task, data[task.accepted.tenant_id]) for task in tasks]
+        if self._policy.in_flight_max == 1:
+            return [await self._decide(*pair) for pair in pairs]
+        turns = asyncio.Semaphore(self._policy.in_flight_max)
+
+        async def in_turn(task: DecideTask, added: PolicyData) -> DecisionRecord:
+            async with turns:
+                return await self._decide(task, added)
+
+        return await asyncio.gather(*(in_turn(*pair) for pair in pairs))
+
+    async def _decide(self, task: DecideTask, added: PolicyData) -> DecisionRecord:
         accepted = task.accepted
         event: dict[str, Any] = msgspec.json.decode(accepted.event)
+        started_us = self._clock.now_ms() * US_PER_MS
         started = time.perf_counter()
         features = features_of(event)
         featured = time.perf_counter()
-        answer = await self._policy.evaluate({"event": accepted.event, "features": features})
+        document = {"event": accepted.event, "features": features, "tenant": msgspec.Raw(added.document)}
+        answer = await self._policy.evaluate(document)
         judged = time.perf_counter()
         points = score(features)
         scored = time.perf_counter()
         self._meter.add(PIPELINE_PHASE_MS, (featured - started) * 1000, "features")
         self._meter.add(PIPELINE_PHASE_MS, (judged - featured) * 1000, "policy")
         self._meter.add(PIPELINE_PHASE_MS, (scored - judged) * 1000, "scoring")
+        self._meter.add(PIPELINE_PHASE_MS, (scored - started) * 1000, "total")
+        moments_us = [started_us + int((moment - started) * 1_000_000) for moment in (featured, judged, scored)]
+        starts_us = (started_us, *moments_us)
+        phases = [Phase(*phase) for phase in zip(PHASES, starts_us, moments_us, strict=False)]
         return DecisionRecord(
             v=RECORD_VERSION,
             tenant_id=accepted.tenant_id,
@@ -112,6 +140,8 @@ class DecisionStage:
             features=features,
             contributions=points.contributions,
             break_glass=accepted.break_glass,
+            policy_data_sha256=added.sha256,
+            spans=spans_of(task, phases),
         )
 
 
@@ -119,8 +149,9 @@ def read_task(delivery: Delivery) -> DecideTask | None:
     """The task of a FG_DECIDE message, None when the data is not one or speaks of another tenant than its subject."""
     try:
         task = _task.decode(delivery.data)
+        parse_rfc3339(task.accepted.ingest_ts)
         event = msgspec.json.decode(task.accepted.event, type=_Envelope)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
     return task if event.tenant_id == task.accepted.tenant_id == tenant_of(delivery.subject) else None
 

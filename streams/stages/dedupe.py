@@ -6,6 +6,7 @@ FG_DECIDE, so at every moment an accepted event is in a stream or in Postgres (D
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,10 +18,12 @@ from schemas.envelope import AcceptedEvent, DecideTask, key_of
 from schemas.fate import DONE, Dead, Fate, Later
 from schemas.rows import Claim, ClaimOutcome
 from schemas.subjects import lane, message_id, tenant_of
+from schemas.units import Clock
 from streams.budgets import PARKED_MS
 from streams.committer import GroupCommitter
 from streams.delivery import Delivery
 from streams.ports import EventKeys, Store
+from streams.spans import US_PER_MS
 
 
 class _Source(msgspec.Struct):
@@ -39,19 +42,22 @@ _source = msgspec.json.Decoder(_Source)
 class DedupeStage:
     name = "dedupe"
 
-    def __init__(self, keys: EventKeys, decide: GroupCommitter, store: Store) -> None:
+    def __init__(self, keys: EventKeys, decide: GroupCommitter, store: Store, clock: Clock) -> None:
         self._keys = keys
         self._decide = decide
         self._store = store
+        self._clock = clock
 
     async def ready(self) -> bool:
-        return await self._store.ping()
+        return await self._store.ping() and await self._decide.ping()
 
     async def run(self, deliveries: Sequence[Delivery]) -> list[Fate]:
         fates: list[Fate] = [Dead(DeadReason.POISON)] * len(deliveries)
         events = {position: event for position, d in enumerate(deliveries) if (event := read_accepted(d)) is not None}
+        started_us, started = self._clock.now_ms() * US_PER_MS, time.perf_counter()
         claims = [_claim(event, deliveries[position]) for position, event in events.items()]
         outcomes = await self._keys.claim(claims) if claims else []
+        took_us = (started_us, started_us + int((time.perf_counter() - started) * 1_000_000))
         forwarded: dict[int, asyncio.Future[PublishOutcome]] = {}
         for (position, event), outcome in zip(events.items(), outcomes, strict=True):
             if outcome is ClaimOutcome.CONFLICT:
@@ -59,13 +65,16 @@ class DedupeStage:
             elif outcome is ClaimOutcome.DUPLICATE:
                 fates[position] = DONE
             else:
-                forwarded[position] = self._forward(event.accepted, deliveries[position])
+                forwarded[position] = self._forward(event.accepted, deliveries[position], took_us)
         for position, future in forwarded.items():
             fates[position] = _fate_of(await future)
         return fates
 
-    def _forward(self, event: AcceptedEvent, delivery: Delivery) -> "asyncio.Future[PublishOutcome]":
-        task = DecideTask(delivery.stream, delivery.seq, event)
+    def _forward(
+        self, event: AcceptedEvent, delivery: Delivery, took_us: tuple[int, int]
+    ) -> "asyncio.Future[PublishOutcome]":
+        """`took_us`: when the claim of the batch began and ended."""
+        task = DecideTask(delivery.stream, delivery.seq, event, *took_us)
         subject = lane(event.tenant_id).decide
         return self._decide.submit(subject, message_id(event.tenant_id, event.event_id), msgspec.json.encode(task), "")
 

@@ -23,7 +23,7 @@ class EvidenceStage:
         self._store = store
 
     async def ready(self) -> bool:
-        return await self._store.ping()
+        return await self._store.ping() and await self._evidence.ping()
 
     async def run(self, deliveries: Sequence[Delivery]) -> list[Fate]:
         fates: list[Fate] = [DONE] * len(deliveries)

@@ -15,12 +15,13 @@ from schemas.answers import NoAnswer
 from schemas.codes import Code
 from schemas.depth import LaneDepth
 from schemas.meter import Meter
-from schemas.subjects import STREAM_DECIDE, consumer_name, ingest_stream, lane, partition_of
+from schemas.subjects import STREAM_DECIDE, ingest_stream, lane, partition_of
+from streams.budgets import budget_of
 from streams.committer import GroupCommitter, unbarred
 from streams.delivery import ACK, Delivery
 from streams.depth import LaneDepths
-from streams.inbox import Inbox
 from streams.jetstream import JetStream
+from streams.keeper import Keeper
 from streams.settings import StreamSettings
 
 STREAM = ingest_stream(0)
@@ -72,10 +73,11 @@ async def _publish(admin: JetStream, settings: StreamSettings, meter: Meter, sub
         await asyncio.gather(*(committer.submit(subject, f"{subject}/{n}", b"{}", "") for n in range(messages)))
 
 
-async def _settle(worker: JetStream, settings: StreamSettings, tenant: str, messages: int) -> None:
+async def _settle(worker: JetStream, settings: StreamSettings, tenant: str, messages: int, meter: Meter) -> None:
     """Fetch and acknowledge the next messages of the tenant's partition before dedupe."""
     arrived = asyncio.Event()
-    inbox = Inbox(worker, settings, STREAM, consumer_name("dedupe", partition_of(tenant)), arrived)
+    keeper = Keeper(worker, settings, meter)
+    inbox = keeper.inbox(budget_of("dedupe", settings, load({}).retry), partition_of(tenant), arrived)
     await inbox.open()
     found: list[Delivery] = []
     async with asyncio.timeout(20):
@@ -86,6 +88,7 @@ async def _settle(worker: JetStream, settings: StreamSettings, tenant: str, mess
             if len(found) < messages:
                 await arrived.wait()
     await worker.settle((delivery.reply, ACK) for delivery in found)
+    await keeper.release()
 
 
 async def _until(depths: LaneDepths, tenant: str, wanted: dict[str, LaneDepth]) -> None:
@@ -114,9 +117,9 @@ async def test_what_is_settled_does_not_count_although_nobody_has_swept_it(
     tenant = "settled-a"
     await _publish(admin, stream_settings, tally, {lane(tenant).ingest: 30})
     assert await depths.read(partition_of(tenant)) == {tenant: LaneDepth(30, 0, 0)}
-    await _settle(worker, stream_settings, tenant, 20)
+    await _settle(worker, stream_settings, tenant, 20, tally)
     await _until(depths, tenant, {tenant: LaneDepth(10, 0, 0)})
-    await _settle(worker, stream_settings, tenant, 10)
+    await _settle(worker, stream_settings, tenant, 10, tally)
     await _until(depths, tenant, {})
     info = await admin.api(f"STREAM.INFO.{STREAM}", {"subjects_filter": lane(tenant).ingest}, dict)
     assert info["state"]["subjects"] == {lane(tenant).ingest: 30}, "unswept, as the broker's own cap counts"
@@ -128,7 +131,7 @@ async def test_a_tenant_is_never_said_to_have_less_than_it_has(
     first, second = _neighbours("floor-c", 2)
     await _publish(admin, stream_settings, tally, {lane(first).ingest: 20})
     await _publish(admin, stream_settings, tally, {lane(second).ingest: 10})
-    await _settle(worker, stream_settings, first, 20)
+    await _settle(worker, stream_settings, first, 20, tally)
     await _until(depths, first, {first: LaneDepth(10, 0, 0), second: LaneDepth(10, 0, 0)})
 
 

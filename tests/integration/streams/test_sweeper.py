@@ -12,11 +12,12 @@ from ops.embedded import EmbeddedServers
 from ops.embedded.directory import DataDirectory
 from ops.settings import load
 from schemas.meter import Meter
-from schemas.subjects import PARTITIONS, consumer_name, ingest_stream, lane
+from schemas.subjects import PARTITIONS, ingest_stream, lane
+from streams.budgets import budget_of
 from streams.committer import GroupCommitter, unbarred
 from streams.delivery import ACK, Delivery, delayed
-from streams.inbox import Inbox
 from streams.jetstream import JetStream
+from streams.keeper import Keeper
 from streams.settings import StreamSettings
 from streams.sweeper import QueueSweeper
 
@@ -35,9 +36,10 @@ async def _until_left(admin: JetStream, tenant: str, messages: int) -> None:
             await asyncio.sleep(0.05)
 
 
-async def _fetch(jetstream: JetStream, settings: StreamSettings, tenant: str) -> list[Delivery]:
+async def _fetch(jetstream: JetStream, settings: StreamSettings, tenant: str, meter: Meter) -> list[Delivery]:
     arrived = asyncio.Event()
-    inbox = Inbox(jetstream, settings, STREAM, consumer_name("dedupe", lane(tenant).partition), arrived)
+    dedupe = budget_of("dedupe", settings, load({}).retry)
+    inbox = Keeper(jetstream, settings, meter).inbox(dedupe, lane(tenant).partition, arrived)
     await inbox.open()
     found: list[Delivery] = []
     async with asyncio.timeout(20):
@@ -86,7 +88,7 @@ async def test_what_was_settled_leaves_the_queue_and_what_was_not_stays(
 ) -> None:
     tenant = "swept-a"
     await _publish(admin, stream_settings, tenant, tally)
-    deliveries = await _fetch(worker, stream_settings, tenant)
+    deliveries = await _fetch(worker, stream_settings, tenant, tally)
     sweeper = QueueSweeper(worker, "dedupe", STREAM, range(PARTITIONS))
     stopping = asyncio.Event()
     running = asyncio.create_task(sweeper.run(stopping))
@@ -109,7 +111,7 @@ async def test_a_parked_message_keeps_its_place_and_does_not_hold_its_neighbours
 ) -> None:
     tenant = "swept-b"
     await _publish(admin, stream_settings, tenant, tally)
-    deliveries = await _fetch(worker, stream_settings, tenant)
+    deliveries = await _fetch(worker, stream_settings, tenant, tally)
     sweeper = QueueSweeper(worker, "dedupe", STREAM, range(PARTITIONS))
     stopping = asyncio.Event()
     running = asyncio.create_task(sweeper.run(stopping))

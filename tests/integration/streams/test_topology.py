@@ -1,7 +1,13 @@
 """The streams are what is declared, and whatever differs is named."""
 
+import asyncio
+
+from nats.aio.msg import Msg
+
 from ops.clock import SystemClock
 from ops.embedded import EmbeddedServers
+from schemas.subjects import consumer_name
+from streams.delivery import ACK, Delivery, from_message
 from streams.durability import DurabilityWatch
 from streams.jetstream import JetStream
 from streams.settings import StreamSettings
@@ -17,10 +23,11 @@ async def test_the_live_topology_is_the_declared_one(admin: JetStream, stream_se
     assert await consumer_drift(admin, stream_settings) == []
 
 
-async def test_every_window_is_wider_than_a_tenants_cap(stream_settings: StreamSettings) -> None:
+async def test_every_partitions_window_is_wider_than_a_tenants_cap(stream_settings: StreamSettings) -> None:
     assert all(
         consumer.config["max_ack_pending"] > stream_settings.tenant_messages_max
         for consumer in consumers(stream_settings)
+        if "priority_groups" in consumer.config
     )
 
 
@@ -48,3 +55,53 @@ async def test_the_running_broker_proves_its_durability(
         assert watch.remembers_since_ms() <= SystemClock().now_ms()
     finally:
         await system.close()
+
+
+async def test_consumers_of_an_older_version_become_this_versions_and_keep_their_position(
+    servers: EmbeddedServers, admin: JetStream, stream_settings: StreamSettings
+) -> None:
+    evidence = next(each for each in consumers(stream_settings) if each.name == consumer_name("evidence", 15))
+    path = f"{evidence.stream}.{evidence.name}"
+    old = {key: value for key, value in evidence.config.items() if not key.startswith("priority_")}
+    old["ack_wait"] = 8_000_000_000
+    await admin.api(f"CONSUMER.DELETE.{path}", None, dict)
+    request = {"stream_name": evidence.stream, "config": old, "action": "create"}
+    await admin.api(f"CONSUMER.CREATE.{path}", request, dict)
+    for _ in range(3):
+        await admin.ask("fg.events.15.older", b"{}", None, 2_000)
+    inbox = await _pull_all(admin, path)
+    await admin.settle([(inbox[0].reply, ACK)])
+    before = await _position(admin, path, unsettled=len(inbox) - 1)
+    try:
+        assert await consumer_drift(admin, stream_settings) != []
+        assert await apply(servers.nats_url("admin"), stream_settings) == [f"{evidence.stream}/{evidence.name}"]
+        assert await consumer_drift(admin, stream_settings) == []
+        assert await _position(admin, path, unsettled=len(inbox) - 1) == before
+    finally:
+        await admin.settle([(delivery.reply, ACK) for delivery in inbox])
+
+
+async def _pull_all(admin: JetStream, path: str) -> list[Delivery]:
+    """Everything an unpinned consumer has."""
+    found: list[Delivery] = []
+    ended = asyncio.Event()
+
+    async def keep(message: Msg) -> None:
+        if message.headers:
+            ended.set()
+        else:
+            found.append(from_message(message))
+
+    subscription, subject = await admin.subscribe("older", keep)
+    await admin.request(f"$JS.API.CONSUMER.MSG.NEXT.{path}", b'{"batch": 1000, "no_wait": true}', subject)
+    async with asyncio.timeout(10):
+        await ended.wait()
+    await admin.unsubscribe(subscription)
+    return found
+
+
+async def _position(admin: JetStream, path: str, unsettled: int) -> tuple[object, ...]:
+    async with asyncio.timeout(10):
+        while (state := await admin.api(f"CONSUMER.INFO.{path}", None, dict))["num_ack_pending"] != unsettled:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    return state["ack_floor"]["stream_seq"], state["delivered"]["stream_seq"], state["num_pending"]

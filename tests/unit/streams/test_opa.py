@@ -1,6 +1,7 @@
-"""The remote policy, against a small server that answers as OPA documents it, or worse."""
+"""The remote policy, against a small server that answers as OPA documents it, or worse. The test tells the time."""
 
 import asyncio
+import copy
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -11,9 +12,12 @@ import pytest
 from schemas.codes import PolicyCode
 from schemas.decision import PolicyAnswer
 from streams.opa import RemotePolicy
-from streams.policy import NO_ANSWER, NO_RULE
+from streams.opa_breaker import FAILURES_IN_A_ROW, OPEN_MS
+from streams.opa_proof import CHECK_MS, PROOF_AGE_MS_MAX
+from streams.policy import NO_ANSWER, NO_RULE, STALE
 from streams.policy_files import PolicyError, read_policy
 
+DECISION = "/v1/data/fg/decision/decision?provenance=true"
 RULES = 'package fg.decision\ndecision := {"allow": true}\n'
 DATA = {"fg": {"lists": {"ports": [23]}}}
 ALLOW = PolicyAnswer(PolicyCode.POLICY_ALLOW, ())
@@ -25,8 +29,8 @@ class FakeOpa:
     def __init__(self) -> None:
         self.answers: dict[str, Any] = {
             "/v1/policies": {"result": [{"id": "main.rego", "raw": RULES, "ast": {}}]},
-            "/v1/data": {"result": {"fg": {**DATA["fg"], "decision": {"decision": {"allow": True}}}}},
-            "/v1/data/fg/decision/decision": {"result": {"allow": True}},
+            "/v1/data": {"result": {"fg": {**copy.deepcopy(DATA["fg"]), "decision": {"decision": {"allow": True}}}}},
+            DECISION: {"result": {"allow": True}},
         }
         self.asked: list[tuple[str, bytes]] = []
         self.connections = 0
@@ -66,9 +70,27 @@ async def opa() -> AsyncIterator[FakeOpa]:
         yield fake
 
 
+class Watch:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.ms = 1_000_000
+
+    def now_ms(self) -> int:
+        return self.ms
+
+
 @pytest.fixture
-async def policy(opa: FakeOpa) -> AsyncIterator[RemotePolicy]:
-    remote = RemotePolicy(opa.url, "hash")
+def watch() -> Watch:
+    return Watch()
+
+
+@pytest.fixture
+async def policy(opa: FakeOpa, directory: Path, watch: Watch) -> AsyncIterator[RemotePolicy]:
+    """Proven, on a connection that is kept."""
+    remote = RemotePolicy(opa.url, read_policy(directory), watch.now_ms)
+    await remote.prove()
+    opa.asked.clear()
     yield remote
     remote.close()
 
@@ -76,11 +98,9 @@ async def policy(opa: FakeOpa) -> AsyncIterator[RemotePolicy]:
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     (tmp_path / "main.rego").write_text(RULES)
+    (tmp_path / "main_test.rego").write_text("package fg_test.main\ntest_it if true\n")
     (tmp_path / "data.json").write_text(json.dumps(DATA))
     return tmp_path
-
-
-DECISION = "/v1/data/fg/decision/decision"
 
 
 @pytest.mark.parametrize(
@@ -131,8 +151,10 @@ async def test_an_answer_cut_off_is_a_deny(opa: FakeOpa, policy: RemotePolicy) -
     assert await policy.evaluate({}) == NO_ANSWER
 
 
-async def test_nobody_listening_is_a_deny(unused_url: str) -> None:
-    assert await RemotePolicy(unused_url, "hash").evaluate({}) == NO_ANSWER
+async def test_nobody_behind_a_proxy_is_a_deny(opa: FakeOpa, policy: RemotePolicy) -> None:
+    opa.answers[DECISION] = response(b"no healthy upstream", "503 Service Unavailable")
+    assert [await policy.evaluate({}) for _ in range(FAILURES_IN_A_ROW + 3)] == [NO_ANSWER] * (FAILURES_IN_A_ROW + 3)
+    assert len(opa.asked) == FAILURES_IN_A_ROW
 
 
 async def test_an_event_that_is_no_json_is_a_deny(policy: RemotePolicy) -> None:
@@ -203,9 +225,116 @@ async def test_a_server_that_is_not_there_is_refused(unused_url: str, directory:
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8181", "unix:///run/opa.sock", "http://", ""])
-def test_a_url_that_is_none_is_refused(url: str) -> None:
+def test_a_url_that_is_none_is_refused(url: str, directory: Path) -> None:
     with pytest.raises(ValueError, match="FG_OPA_URL"):
-        RemotePolicy(url, "hash")
+        RemotePolicy(url, read_policy(directory))
+
+
+async def test_before_its_rules_are_proven_a_server_is_not_even_asked(opa: FakeOpa, directory: Path) -> None:
+    remote = RemotePolicy(opa.url, read_policy(directory))
+    assert await remote.evaluate({}) == STALE
+    assert opa.asked == []
+
+
+@pytest.mark.parametrize("difference", [without_a_list, with_another_module, with_another_text, without_data])
+async def test_other_rules_are_found_within_30_s_and_deny_until_the_proven_ones_are_back(
+    opa: FakeOpa, policy: RemotePolicy, watch: Watch, difference: Callable[[dict[str, Any]], None]
+) -> None:
+    right = copy.deepcopy(opa.answers)
+    difference(opa.answers)
+    watch.ms += CHECK_MS
+    await policy.look()
+    assert await policy.evaluate({}) == STALE
+    assert "every event is denied" in policy.findings[0]
+    opa.answers = right
+    await policy.look()
+    assert policy.findings == []
+    assert await policy.evaluate({}) == ALLOW
+
+
+async def test_an_answer_under_another_bundle_revision_is_stale_at_once(
+    opa: FakeOpa, policy: RemotePolicy, watch: Watch
+) -> None:
+    opa.answers[DECISION] = {"result": {"allow": True}, "provenance": {"bundles": {"fg": {"revision": "2"}}}}
+    assert await policy.evaluate({}) == STALE
+    asked = len(opa.asked)
+    assert await policy.evaluate({}) == STALE
+    assert len(opa.asked) == asked, "a server in doubt is not asked"
+    watch.ms += 1
+    await policy.look()
+    assert await policy.evaluate({}) == ALLOW, "the new revision holds the same rules"
+
+
+async def test_rules_that_cannot_be_compared_for_90_s_are_stale(
+    opa: FakeOpa, policy: RemotePolicy, watch: Watch
+) -> None:
+    opa.answers["/v1/policies"] = response(b"{}", "503 Service Unavailable")
+    watch.ms += CHECK_MS
+    await policy.look()
+    assert (await policy.evaluate({}), policy.findings) == (ALLOW, [])
+    watch.ms += PROOF_AGE_MS_MAX - CHECK_MS
+    assert await policy.evaluate({}) == ALLOW
+    watch.ms += 1
+    assert await policy.evaluate({}) == STALE
+    opa.answers["/v1/policies"] = {"result": [{"raw": RULES}]}
+    await policy.look()
+    assert await policy.evaluate({}) == ALLOW
+
+
+async def test_rules_are_not_compared_before_30_s(opa: FakeOpa, policy: RemotePolicy, watch: Watch) -> None:
+    watch.ms += CHECK_MS - 1
+    await policy.look()
+    assert opa.asked == []
+
+
+async def test_a_silent_server_is_left_alone_for_5_s_and_then_asked_once(
+    opa: FakeOpa, policy: RemotePolicy, watch: Watch
+) -> None:
+    opa.answers[DECISION] = b"HTTP/1.1 nonsense\r\n\r\n"
+    for _ in range(FAILURES_IN_A_ROW + 5):
+        assert await policy.evaluate({}) == NO_ANSWER
+    assert len(opa.asked) == FAILURES_IN_A_ROW
+    assert policy.findings == ["the policy server does not answer, every event is denied"]
+    watch.ms += OPEN_MS
+    assert await asyncio.gather(*(policy.evaluate({}) for _ in range(4))) == [NO_ANSWER] * 4
+    assert len(opa.asked) == FAILURES_IN_A_ROW + 1
+    opa.answers[DECISION] = {"result": {"allow": True}}
+    watch.ms += OPEN_MS
+    assert await policy.evaluate({}) == ALLOW
+    assert policy.findings == []
+
+
+async def test_without_events_the_server_is_probed_all_the_same(
+    opa: FakeOpa, policy: RemotePolicy, watch: Watch
+) -> None:
+    opa.answers[DECISION] = b"HTTP/1.1 nonsense\r\n\r\n"
+    for _ in range(FAILURES_IN_A_ROW):
+        await policy.evaluate({})
+    opa.answers[DECISION] = {"result": {"allow": True}}
+    await policy.look()
+    assert policy.findings
+    watch.ms += OPEN_MS
+    await policy.look()
+    assert policy.findings == []
+
+
+@pytest.mark.parametrize("status", ["400 Bad Request", "500 Internal Server Error"])
+async def test_what_one_event_makes_the_server_say_does_not_open_its_circuit_for_all(
+    opa: FakeOpa, policy: RemotePolicy, status: str
+) -> None:
+    opa.answers[DECISION] = response(b"{}", status)
+    for _ in range(2 * FAILURES_IN_A_ROW):
+        assert await policy.evaluate({}) == NO_ANSWER
+    opa.answers[DECISION] = {"result": {"allow": True}}
+    assert await policy.evaluate({}) == ALLOW
+
+
+async def test_it_looks_after_itself_until_told_to_stop(opa: FakeOpa, policy: RemotePolicy, watch: Watch) -> None:
+    stopping = asyncio.Event()
+    stopping.set()
+    watch.ms += CHECK_MS
+    await policy.run(stopping)
+    assert opa.asked == []
 
 
 @pytest.fixture

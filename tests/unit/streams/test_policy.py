@@ -102,7 +102,7 @@ async def test_an_event_without_a_kind_is_denied(shipped: EmbeddedPolicy, docume
         ({"kind": "network.flow", "source_ip": "10.0.0.1", "destination_ip": "010.0.0.1"}, ("network.malformed",)),
         (
             {"kind": "network.flow", "source_ip": "10.0.0.1", "destination_ip": "2001:DB8:BAD::1"},
-            ("network.denied_range",),
+            ("network.denied_range", "network.private_to_public"),
         ),
         ({"kind": "file.change", "path": "/etc/passwd"}, ("file.tampered_system_file",)),
         ({"kind": "file.change", "path": "/ETC/passwd", "actor": "/tmp/dpkg"}, ("file.tampered_system_file",)),
@@ -344,3 +344,26 @@ def test_a_byte_moved_from_name_to_content_or_between_files_changes_the_hash(tmp
             (directory / name).write_text(text)
         seen.add(read_policy(directory).policy_hash)
     assert len(seen) == 3
+
+
+async def test_rules_changed_on_disk_are_told_and_never_used_without_a_restart(rules: Callable[..., Path]) -> None:
+    directory = rules(main='package fg.decision\ndecision := {"allow": true}\n')
+    policy = EmbeddedPolicy.load(directory)
+    policy.look()
+    assert (policy.notices, policy.findings) == ((), ())
+    before = policy.policy_hash
+    for change in ('package fg.decision\ndecision := {"allow": false}\n', "no rego", None):
+        if change is None:
+            (directory / "main.rego").unlink()
+        else:
+            (directory / "main.rego").write_text(change)
+        policy.look()
+        assert "restart" in policy.notices[0]
+        assert await policy.evaluate({}) == PolicyAnswer(PolicyCode.POLICY_ALLOW, ())
+        assert policy.policy_hash == before
+    rules(main='package fg.decision\ndecision := {"allow": true}\n', main_test="package fg_test.main\n")
+    policy.look()
+    assert policy.notices == ()
+    stopping = asyncio.Event()
+    stopping.set()
+    await policy.run(stopping)

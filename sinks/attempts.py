@@ -1,0 +1,91 @@
+"""How often each event was tried in a stage because of its own failures."""
+
+from collections.abc import Sequence
+
+from schemas.units import Clock, UnixMs, format_rfc3339
+from sinks.dead_letters import EVENT_ID_CHARACTERS_MAX, fitting
+from sinks.pg import Pool
+
+MS_PER_S = 1_000
+Identity = tuple[str, str]
+
+_MADE = """
+SELECT a.tenant_id, a.event_id, a.attempt
+FROM attempts AS a
+JOIN unnest($1::text[], $2::text[]) AS e (tenant_id, event_id) USING (tenant_id, event_id)
+WHERE a.stage = $3 AND a.first_attempt_at > $4::text::timestamptz
+"""
+_DROP_OLD = """
+DELETE FROM attempts AS a USING unnest($1::text[], $2::text[]) AS e (tenant_id, event_id)
+WHERE (a.tenant_id, a.event_id, a.stage) = (e.tenant_id, e.event_id, $3)
+    AND a.first_attempt_at <= $4::text::timestamptz
+"""
+_BEGIN = """
+INSERT INTO attempts AS old (tenant_id, event_id, stage, attempt, first_attempt_at, last_attempt_at)
+SELECT e.tenant_id, e.event_id, $3, 1, $4::text::timestamptz, $4::text::timestamptz
+FROM unnest($1::text[], $2::text[]) AS e (tenant_id, event_id)
+ON CONFLICT (tenant_id, event_id, stage) DO UPDATE SET
+    attempt = old.attempt + 1, last_attempt_at = greatest(old.last_attempt_at, EXCLUDED.last_attempt_at)
+RETURNING tenant_id, event_id, attempt
+"""
+_FORGET = """
+DELETE FROM attempts AS a USING unnest($1::text[], $2::text[]) AS e (tenant_id, event_id)
+WHERE (a.tenant_id, a.event_id, a.stage) = (e.tenant_id, e.event_id, $3)
+"""
+
+
+class Attempts:
+    """Counts within a window that begins with an event's first attempt in a stage; after it, counting starts anew."""
+
+    def __init__(self, pool: Pool, window_s: int, clock: Clock) -> None:
+        self._pool = pool
+        self._window_ms = window_s * MS_PER_S
+        self._clock = clock
+
+    async def made(self, stage: str, events: Sequence[Identity]) -> list[int]:
+        """How many attempts each event has had. Raises NoAnswer."""
+        stored = [_storable(event) for event in events]
+        async with self._pool.tenant_transaction(_tenants(stored)) as connection:
+            rows = await connection.fetch(_MADE, *_columns(stored), stage, self._window_start(self._clock.now_ms()))
+        made = {(row["tenant_id"], row["event_id"]): row["attempt"] for row in rows}
+        return [made.get(event, 0) for event in stored]
+
+    async def begin(self, stage: str, events: Sequence[Identity]) -> list[int]:
+        """Count one more attempt for each event, committed on return; an event named twice is counted once.
+
+        Returns the number of each one's attempt, the first being 1. Raises NoAnswer: the attempt may
+        or may not have been counted.
+        """
+        stored = [_storable(event) for event in events]
+        now_ms = self._clock.now_ms()
+        async with self._pool.tenant_transaction(_tenants(stored)) as connection:
+            columns = _columns(stored)
+            await connection.execute(_DROP_OLD, *columns, stage, self._window_start(now_ms))
+            rows = await connection.fetch(_BEGIN, *columns, stage, format_rfc3339(now_ms))
+        begun = {(row["tenant_id"], row["event_id"]): row["attempt"] for row in rows}
+        return [begun[event] for event in stored]
+
+    async def forget(self, stage: str, events: Sequence[Identity]) -> None:
+        """The events are through: their next failure is their first. Raises NoAnswer."""
+        stored = [_storable(event) for event in events]
+        async with self._pool.tenant_transaction(_tenants(stored)) as connection:
+            await connection.execute(_FORGET, *_columns(stored), stage)
+
+    def _window_start(self, now_ms: UnixMs) -> str:
+        """What began by then is over."""
+        return format_rfc3339(UnixMs(now_ms - self._window_ms))
+
+
+def _storable(event: Identity) -> Identity:
+    """The event under the id its dead letter would have: it may have been read out of a broken message."""
+    return event[0], fitting(event[1], EVENT_ID_CHARACTERS_MAX)
+
+
+def _tenants(events: Sequence[Identity]) -> list[str]:
+    return sorted({tenant_id for tenant_id, _ in events})
+
+
+def _columns(events: Sequence[Identity]) -> tuple[list[str], list[str]]:
+    """Each event once, always in the same order, in which their rows are locked."""
+    ordered = sorted(set(events))
+    return [tenant_id for tenant_id, _ in ordered], [event_id for _, event_id in ordered]

@@ -1,0 +1,132 @@
+"""FG_RETRY: a delivery that failed by its own fault waits here for its next attempt, outside its stage's window.
+
+It is stored as a scheduled message: the broker itself delivers it, when its time has come, to the
+retry lane's consumer. The original is acknowledged once this is stored, so it counts against its
+tenant's cap no longer, and holds nobody up.
+"""
+
+import asyncio
+import base64
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from schemas.answers import NoAnswer
+from schemas.codes import Code, DeadReason
+from schemas.envelope import RetryTask
+from schemas.fate import Dead, Fate
+from schemas.subjects import lane, tenant_of
+from schemas.units import Clock, UnixMs, format_rfc3339
+from streams.budgets import PARKED_MS
+from streams.delivery import Delivery, delayed
+from streams.jetstream import JetStream
+from streams.ports import Settler
+from streams.settings import StreamSettings
+from streams.wire import decode_ack
+from streams.work import StageWork
+
+HEADERS_BYTES_MAX = 1_024
+"""What a message's headers, which count towards its size, take at most."""
+
+_task = msgspec.json.Decoder(RetryTask)
+
+
+class ScheduledRetries:
+    """Puts deliveries into the retry lane."""
+
+    def __init__(self, jetstream: JetStream, settings: StreamSettings, clock: Clock) -> None:
+        self._jetstream = jetstream
+        self._settings = settings
+        self._clock = clock
+
+    async def schedule(self, stage: str, delivery: Delivery, attempt: int, delay_ms: int) -> bool:
+        """Return once the delivery, whose `attempt`-th try failed, is stored to come again after `delay_ms`.
+
+        False: it is too large to be, and nothing was stored. Raises NoAnswer; scheduling again stores
+        nothing twice.
+        """
+        data = msgspec.json.encode(
+            RetryTask(
+                stage=stage,
+                stream=delivery.stream,
+                seq=delivery.seq,
+                subject=delivery.subject,
+                attempt=attempt,
+                message_base64=base64.b64encode(delivery.data).decode(),
+            )
+        )
+        if len(data) + HEADERS_BYTES_MAX > self._settings.message_bytes_max:
+            return False
+        tenant = lane(tenant_of(delivery.subject))
+        # The reply subject is of this one delivery: the same attempt of a later one, its count forgotten meanwhile,
+        # must not be taken for this one, whose message is long gone.
+        headers = {
+            "Nats-Schedule": f"@at {format_rfc3339(UnixMs(self._clock.now_ms() + delay_ms))}",
+            "Nats-Schedule-Target": f"fg.rt.{tenant.partition}.{tenant.tenant_id}",
+            "Nats-Msg-Id": f"retry/{delivery.stream}/{delivery.seq}/{attempt}/{delivery.reply}",
+        }
+        subject = f"fg.rs.{tenant.partition}.{tenant.tenant_id}.{delivery.stream}-{delivery.seq}"
+        reply = await self._jetstream.ask(subject, data, headers, self._settings.publish_timeout_ms)
+        if decode_ack(reply).error is not None:
+            raise NoAnswer(Code.STREAM_UNAVAILABLE)
+        return True
+
+
+class RetryDesk:
+    """Runs what comes back through the stage it failed in: attempt first, alone, settled by its fate."""
+
+    name = "retry"
+
+    def __init__(self, works: Mapping[str, StageWork], broken: StageWork, broker: Settler) -> None:
+        """`works` by stage; `broken` is the work of `BrokenTasks`, for what names none of them."""
+        self._works = works
+        self._broken = broken
+        self._broker = broker
+
+    @property
+    def paused(self) -> bool:
+        return any(work.paused for work in (*self._works.values(), self._broken))
+
+    async def work(self, batch: Sequence[Delivery], stopping: asyncio.Event) -> None:
+        """Return when every delivery is settled, or, some unsettled, when `stopping` is set."""
+        for delivery in batch:
+            task = read_task(delivery)
+            work = self._works.get(task.stage) if task is not None else None
+            if task is None or work is None:
+                await self._broken.work([delivery], stopping)
+            elif work.guard.storm:
+                await self._park(delivery)
+            else:
+                await work.work([_unwrapped(task, delivery)], stopping)
+
+    async def _park(self, delivery: Delivery) -> None:
+        if self._broker.connected:  # else it comes again anyway
+            await self._broker.settle([(delivery.reply, delayed(PARKED_MS))])
+
+
+class BrokenTasks:
+    """The stage of what stands in the retry lane and is no task of it."""
+
+    name = RetryDesk.name
+
+    async def ready(self) -> bool:
+        return True
+
+    async def run(self, deliveries: Sequence[Delivery]) -> list[Fate]:
+        return [Dead(DeadReason.POISON)] * len(deliveries)
+
+
+def read_task(delivery: Delivery) -> RetryTask | None:
+    """The task of a FG_RETRY message, None when the data is not one or speaks of another tenant than its subject."""
+    try:
+        task = _task.decode(delivery.data)
+        base64.b64decode(task.message_base64, validate=True)
+        return task if tenant_of(task.subject) == tenant_of(delivery.subject) else None
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+
+
+def _unwrapped(task: RetryTask, delivery: Delivery) -> Delivery:
+    """The delivery that failed, settled where it stands now. A suspect: its attempt is counted before it runs."""
+    data = base64.b64decode(task.message_base64)
+    return Delivery(task.subject, data, delivery.reply, task.stream, task.seq, suspect=True)

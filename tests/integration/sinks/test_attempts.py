@@ -1,0 +1,66 @@
+"""Attempts: counted before they are made, within a window, apart for each stage."""
+
+import pytest
+
+from schemas.units import UnixMs
+from sinks.attempts import Attempts
+from sinks.pg import Pool
+
+WINDOW_S = 900
+
+
+class _Hands:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000_000
+
+    def now_ms(self) -> UnixMs:
+        return UnixMs(self.now)
+
+
+@pytest.fixture
+def clock() -> _Hands:
+    return _Hands()
+
+
+@pytest.fixture
+def attempts(worker: Pool, clock: _Hands) -> Attempts:
+    return Attempts(worker, WINDOW_S, clock)
+
+
+async def test_each_attempt_of_an_event_in_a_stage_has_the_next_number(attempts: Attempts, tenant: str) -> None:
+    assert await attempts.made("decision", [(tenant, "a"), (tenant, "b")]) == [0, 0]
+    assert await attempts.begin("decision", [(tenant, "b"), (tenant, "a"), (tenant, "b")]) == [1, 1, 1]
+    assert await attempts.begin("decision", [(tenant, "a")]) == [2]
+    assert await attempts.begin("evidence", [(tenant, "a")]) == [1]
+    assert await attempts.made("decision", [(tenant, "a"), (tenant, "b"), (tenant, "c")]) == [2, 1, 0]
+
+
+async def test_the_window_begins_with_the_first_attempt_and_then_counting_starts_anew(
+    attempts: Attempts, clock: _Hands, tenant: str
+) -> None:
+    await attempts.begin("decision", [(tenant, "a")])
+    clock.now += WINDOW_S * 1_000 - 1
+    assert await attempts.begin("decision", [(tenant, "a")]) == [2]
+    clock.now += 1
+    assert await attempts.made("decision", [(tenant, "a")]) == [0]
+    assert await attempts.begin("decision", [(tenant, "a")]) == [1]
+
+
+async def test_what_is_forgotten_starts_anew_and_the_rest_stays(attempts: Attempts, tenant: str) -> None:
+    await attempts.begin("decision", [(tenant, "a"), (tenant, "b")])
+    await attempts.forget("decision", [(tenant, "a")])
+    assert await attempts.made("decision", [(tenant, "a"), (tenant, "b")]) == [0, 1]
+
+
+async def test_an_id_read_out_of_a_broken_message_is_counted_like_any_other(attempts: Attempts, tenant: str) -> None:
+    broken = [(tenant, "e\x00vil"), (tenant, "x" * 10_000), (tenant, "")]
+    assert await attempts.begin("dedupe", broken) == [1, 1, 1]
+    assert await attempts.begin("dedupe", broken) == [2, 2, 2]
+
+
+async def test_events_of_several_tenants_are_counted_in_one_statement(attempts: Attempts, tenant: str) -> None:
+    other = f"{tenant}-2"
+    assert await attempts.begin("dedupe", [(tenant, "a"), (other, "a")]) == [1, 1]
+    assert await attempts.made("dedupe", [(other, "a")]) == [1]

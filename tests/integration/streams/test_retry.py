@@ -1,0 +1,201 @@
+"""An event's own failures, on the real broker and database: counted, delayed, tried again, at last buried."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import msgspec
+import pytest
+
+from ops.clock import SystemClock
+from ops.embedded import EmbeddedServers
+from schemas.answers import NoAnswer
+from schemas.codes import Code
+from schemas.envelope import DeadLetter
+from schemas.fate import DONE, Fate
+from schemas.subjects import STREAM_DECIDE, STREAM_DLQ, STREAM_RETRY, fnv1a32, lane
+from sinks.attempts import Attempts
+from sinks.pg import Pool
+from sinks.settings import PostgresSettings
+from streams.budgets import StageBudget, budget_of
+from streams.committer import GroupCommitter, unbarred
+from streams.delivery import Delivery
+from streams.graveyard import Graveyard
+from streams.jetstream import JetStream
+from streams.keeper import Keeper
+from streams.retry import BrokenTasks, RetryDesk, ScheduledRetries
+from streams.runner import Runner, keep_settled
+from streams.settings import RetrySettings, StreamSettings
+from streams.storm import StormGuard
+from streams.work import StageWork, Tools
+from tests.integration.streams.conftest import Tally
+
+ATTEMPTS_MAX = 5
+SHORT_MS = (50, 50, 50, 50)
+WAIT_S_MAX = 10.0
+RETRY = RetrySettings(
+    attempts_max=ATTEMPTS_MAX, window_seconds=900, dlq_age_seconds_max=1, dlq_alert_depth=1, dlq_storm_ratio=1.0
+)
+
+
+@dataclass
+class Stubborn:
+    """A stage whose dependencies answer, and which gets no answer for its first so many batches."""
+
+    failures_left: int
+    runs: int = 0
+    name: str = "decision"
+
+    async def ready(self) -> bool:
+        return True
+
+    async def run(self, deliveries: Sequence[Delivery]) -> list[Fate]:
+        self.runs += 1
+        if self.failures_left:
+            self.failures_left -= 1
+            raise NoAnswer(Code.STORE_UNAVAILABLE)
+        return [DONE] * len(deliveries)
+
+
+class Lane(NamedTuple):
+    """The parts of a worker between a stage and its retry lane."""
+
+    jetstream: JetStream
+    settings: StreamSettings
+    attempts: Attempts
+    tools: Tools
+    keeper: Keeper
+
+    def work(self, stage: Stubborn | BrokenTasks) -> StageWork:
+        return StageWork(stage, self.budget(stage.name), self.guard(), self.tools, keep_settled)
+
+    def runner(self, stage: Stubborn) -> Runner:
+        desk = RetryDesk({stage.name: self.work(stage)}, self.work(BrokenTasks()), self.jetstream)
+        runner = Runner(desk, self.budget("retry"), self.guard())
+        runner.add(self.keeper.inbox(self.budget("retry"), 0, runner.arrived))
+        return runner
+
+    def budget(self, stage: str) -> StageBudget:
+        return replace(budget_of(stage, self.settings, RETRY), backoff_ms=SHORT_MS)
+
+    def guard(self) -> StormGuard:
+        return StormGuard(1.0, asyncio.get_running_loop().time)
+
+    async def waiting(self, tenant: str) -> dict[str, int]:
+        """What FG_RETRY holds of a tenant, by subject."""
+        request = {"subjects_filter": f"fg.*.{lane(tenant).partition}.>"}
+        kept = (await self.jetstream.api(f"STREAM.INFO.{STREAM_RETRY}", request, dict))["state"].get("subjects") or {}
+        return {subject: messages for subject, messages in kept.items() if subject.split(".")[3] == tenant}
+
+    async def letters(self, tenant: str) -> list[DeadLetter]:
+        found, seq = [], 1
+        while (message := await self.jetstream.next_stored(STREAM_DLQ, seq, lane(tenant).dlq)) is not None:
+            found.append(msgspec.json.decode(message.data, type=DeadLetter))
+            seq = message.seq + 1
+        return found
+
+
+@pytest.fixture
+async def retry_lane(servers: EmbeddedServers, stream_settings: StreamSettings, tally: Tally) -> AsyncIterator[Lane]:
+    jetstream = await JetStream.connect(servers.nats_url("worker"), "worker")
+    pool = await Pool.open(PostgresSettings(dsn=servers.postgres_dsn("worker"), pool_size=2, statement_cache_size=100))
+    attempts = Attempts(pool, RETRY.window_seconds, SystemClock())
+    graveyard = Graveyard(GroupCommitter(jetstream, stream_settings, STREAM_DLQ, tally, unbarred))
+    tools = Tools(
+        broker=jetstream,
+        graveyard=graveyard,
+        attempts=attempts,
+        retry=ScheduledRetries(jetstream, stream_settings, SystemClock()),
+        meter=tally,
+        chance=lambda: 0.5,
+    )
+    yield Lane(jetstream, stream_settings, attempts, tools, Keeper(jetstream, stream_settings, tally))
+    await pool.close()
+    await jetstream.close()
+
+
+def _delivery(tenant: str, data: bytes = b"not readable") -> Delivery:
+    """As from a consumer that does not exist: its acknowledgement goes nowhere. Each tenant has one message."""
+    seq = fnv1a32(tenant)
+    reply = f"$JS.ACK.{STREAM_DECIDE}.nobody.1.{seq}.1.1.0"
+    return Delivery(lane(tenant).decide, data, reply, STREAM_DECIDE, seq)
+
+
+async def _until(runner: Runner, stage: Stubborn, runs: int) -> None:
+    """Run the retry lane until the stage was run so often and everything in hand is settled."""
+    stopping = asyncio.Event()
+    task = asyncio.ensure_future(runner.run(stopping))
+    async with asyncio.timeout(WAIT_S_MAX):
+        while stage.runs < runs:  # noqa: ASYNC110  (the stage tells nobody)
+            await asyncio.sleep(0.01)
+    stopping.set()
+    await task
+
+
+async def test_an_event_that_never_gets_an_answer_is_buried_once_after_its_attempts(
+    retry_lane: Lane, tally: Tally
+) -> None:
+    tenant = "retry-never"
+    stage = Stubborn(failures_left=1_000)
+    await retry_lane.work(stage).work([_delivery(tenant)], asyncio.Event())
+    event = (tenant, f"{STREAM_DECIDE}:{fnv1a32(tenant)}")
+    assert await retry_lane.attempts.made("decision", [event]) == [1]
+    assert list(await retry_lane.waiting(tenant)) == [
+        f"fg.rs.{lane(tenant).partition}.{tenant}.{STREAM_DECIDE}-{fnv1a32(tenant)}"
+    ]
+    tries_in_hand = stage.runs
+    await _until(retry_lane.runner(stage), stage, ATTEMPTS_MAX * tries_in_hand)
+    assert stage.runs == ATTEMPTS_MAX * tries_in_hand
+    (letter,) = await retry_lane.letters(tenant)
+    assert (letter.reason_code, letter.stage, letter.seq) == ("retry_budget_exhausted", "decision", fnv1a32(tenant))
+    assert (letter.event_id, letter.attempts) == (event[1], ATTEMPTS_MAX)
+    assert await retry_lane.attempts.made("decision", [event]) == [0]
+    assert await retry_lane.waiting(tenant) == {}
+    retried = [labels for name, _, labels in tally.told if name == "frostgate_retries_total"]
+    assert retried == [("decision", "STORE_UNAVAILABLE")] * (ATTEMPTS_MAX - 1)
+
+
+async def test_an_event_that_gets_its_answer_in_time_is_done_and_its_attempts_are_forgotten(
+    retry_lane: Lane,
+) -> None:
+    tenant = "retry-twice"
+    stage = Stubborn(failures_left=6)
+    await retry_lane.work(stage).work([_delivery(tenant)], asyncio.Event())
+    await _until(retry_lane.runner(stage), stage, 7)
+    assert await retry_lane.letters(tenant) == []
+    assert await retry_lane.attempts.made("decision", [(tenant, f"{STREAM_DECIDE}:{fnv1a32(tenant)}")]) == [0]
+    assert await retry_lane.waiting(tenant) == {}
+
+
+async def test_an_attempt_scheduled_again_waits_once(retry_lane: Lane) -> None:
+    delivery = _delivery("retry-once")
+    redelivered = replace(delivery, reply=delivery.reply + "1")
+    for again in (delivery, delivery, redelivered, redelivered):
+        assert await retry_lane.tools.retry.schedule("decision", again, 1, 3_600_000)
+        assert list((await retry_lane.waiting("retry-once")).values()) == [1]
+
+
+async def test_an_attempt_whose_count_was_forgotten_is_scheduled_anew(retry_lane: Lane) -> None:
+    tenant, stage = "retry-anew", Stubborn(failures_left=0)
+    for runs in (1, 2):
+        again = replace(_delivery(tenant), reply=f"{_delivery(tenant).reply}{runs}")
+        assert await retry_lane.tools.retry.schedule("decision", again, 1, 1)
+        await _until(retry_lane.runner(stage), stage, runs)
+
+
+async def test_a_message_too_large_for_the_lane_is_said_to_be(retry_lane: Lane) -> None:
+    large = _delivery("retry-large", bytes(100 * 1024))
+    assert not await retry_lane.tools.retry.schedule("decision", large, 1, 1_000)
+    assert await retry_lane.waiting("retry-large") == {}
+
+
+async def test_what_is_no_task_is_buried_as_poison(retry_lane: Lane) -> None:
+    tenant = "retry-broken"
+    stage = Stubborn(failures_left=0)
+    await retry_lane.jetstream.ask(f"fg.rt.{lane(tenant).partition}.{tenant}", b"{}", None, 2_000)
+    # Behind it, so that its run says when the broken one is through.
+    await retry_lane.tools.retry.schedule("decision", _delivery(tenant), 1, 1)
+    await _until(retry_lane.runner(stage), stage, 1)
+    (letter,) = await retry_lane.letters(tenant)
+    assert (letter.reason_code, letter.stage, letter.stream) == ("poison", "retry", STREAM_RETRY)

@@ -1,0 +1,107 @@
+"""A storm stops a stage before it empties its stream into the dead-letter queue, and one done probe ends it."""
+
+import pytest
+
+from schemas.codes import Code, DeadReason
+from schemas.fate import DONE, Dead, Fate, Later
+from streams.storm import ENDS_MAX, ENDS_MIN, PROBE_S, StormGuard
+
+POISON: Fate = Dead(DeadReason.POISON)
+CONFLICT: Fate = Dead(DeadReason.EVENT_ID_CONFLICT)
+
+
+class _Hands:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def now_s() -> _Hands:
+    return _Hands()
+
+
+@pytest.fixture
+def guard(now_s: _Hands) -> StormGuard:
+    return StormGuard(0.5, now_s)
+
+
+def _storm(guard: StormGuard) -> None:
+    guard.ended([POISON] * ENDS_MIN)
+    assert guard.storm
+
+
+def test_too_few_ends_are_no_storm_and_the_share_decides_once_there_are_enough(guard: StormGuard) -> None:
+    guard.ended([POISON] * (ENDS_MIN - 1))
+    assert not guard.storm
+    assert guard.room(512) == 512
+    guard.ended([POISON])
+    assert guard.storm
+    assert guard.room(512) == 0
+
+
+def test_only_the_last_ends_count(guard: StormGuard) -> None:
+    guard.ended([DONE] * 10_000)
+    guard.ended([POISON] * (ENDS_MAX // 2 - 1))
+    assert not guard.storm
+    guard.ended([POISON])
+    assert guard.storm
+
+
+def test_what_senders_make_and_what_waits_are_no_part_of_a_storm(guard: StormGuard) -> None:
+    guard.ended([CONFLICT] * ENDS_MAX)
+    guard.ended([Later(Code.STORE_UNAVAILABLE, 1_000)] * ENDS_MAX)
+    assert not guard.storm
+
+
+def test_after_a_minute_one_delivery_is_let_through_and_nobody_else(guard: StormGuard, now_s: _Hands) -> None:
+    _storm(guard)
+    now_s.now_s += PROBE_S - 0.001
+    assert guard.room(512) == 0
+    now_s.now_s += 0.001
+    assert guard.room(512) == 1
+    guard.taken(0)
+    assert guard.room(512) == 1
+    guard.taken(1)
+    assert guard.room(512) == 0
+
+
+def test_a_dead_probe_leaves_the_storm_and_a_done_one_ends_it(guard: StormGuard, now_s: _Hands) -> None:
+    _storm(guard)
+    now_s.now_s += PROBE_S
+    guard.taken(1)
+    guard.ended([POISON])
+    assert guard.storm
+    assert guard.room(512) == 0
+    now_s.now_s += PROBE_S
+    guard.taken(1)
+    guard.ended([DONE])
+    assert not guard.storm
+    assert guard.room(512) == 512
+
+
+def test_what_was_in_hand_when_the_storm_began_does_not_end_it(guard: StormGuard) -> None:
+    _storm(guard)
+    guard.ended([DONE] * ENDS_MAX)
+    assert guard.storm
+
+
+def test_a_probe_that_waits_says_nothing_and_the_next_comes_a_minute_later(guard: StormGuard, now_s: _Hands) -> None:
+    _storm(guard)
+    now_s.now_s += PROBE_S
+    guard.taken(1)
+    guard.ended([Later(Code.INGEST_BACKPRESSURE_HARDSTOP, 1_000)])
+    assert guard.room(512) == 0
+    now_s.now_s += PROBE_S
+    assert guard.room(512) == 1
+
+
+def test_after_a_storm_counting_starts_anew(guard: StormGuard, now_s: _Hands) -> None:
+    _storm(guard)
+    now_s.now_s += PROBE_S
+    guard.taken(1)
+    guard.ended([DONE])
+    guard.ended([POISON] * (ENDS_MIN - 1))
+    assert not guard.storm

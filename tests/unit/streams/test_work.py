@@ -1,0 +1,201 @@
+"""What a batch's trouble costs: nothing while a dependency is away or a queue is full, an attempt for one's own."""
+
+import asyncio
+import random
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import pytest
+
+from schemas.answers import NoAnswer
+from schemas.codes import Code, DeadReason
+from schemas.fate import DONE, Dead, Fate, Later
+from streams.budgets import LETTER_PARKED_MS, PARKED_MS, StageBudget, budget_of
+from streams.delivery import ACK, Delivery, delayed
+from streams.inbox import Inbox
+from streams.retry import RetryDesk
+from streams.runner import Runner, keep_settled
+from streams.storm import ENDS_MIN, PROBE_S, StormGuard
+from streams.work import TRIES_IN_HAND, StageWork, Tools
+from tests.unit.streams.seeded_loop import run_seeded
+from tests.unit.streams.stage_world import INNOCENT, MUTE, REFUSED, SUBJECT, Message, World, WorldInbox
+from tests.unit.streams.test_work_seeded import RETRY, STREAMS
+
+
+def _budget(stage: str) -> StageBudget:
+    return budget_of(stage, STREAMS, RETRY)
+
+
+class Bench:
+    """One stage's work in a world without faults of its own; `settled` holds what the broker was told."""
+
+    def __init__(self) -> None:
+        self.world = World(random.Random(1))
+        self.settled: list[tuple[str, bytes]] = []
+        self.counted = 0
+        self.answers: list[Fate | NoAnswer] = []
+        self.runs: list[int] = []
+        self.name = "decision"
+        self.guard = StormGuard(0.5, lambda: asyncio.get_running_loop().time())
+
+    async def ready(self) -> bool:
+        return await self.world.ready()
+
+    async def run(self, deliveries: Sequence[Delivery]) -> list[Fate]:
+        self.runs.append(len(deliveries))
+        if not await self.ready():
+            raise SILENT
+        answer = self.answers.pop(0) if self.answers else DONE
+        if isinstance(answer, NoAnswer):
+            raise answer
+        return [answer] * len(deliveries)
+
+    connected = True
+
+    async def settle(self, settlements: Iterable[tuple[str, bytes]]) -> None:
+        self.settled += [(reply, verb) for reply, verb in settlements if verb != b"+WPI"]
+
+    async def begin(self, stage: str, events: Sequence[tuple[str, str]]) -> list[int]:
+        self.counted += len(events)
+        return await self.world.begin(stage, events)
+
+    def __getattr__(self, name: str) -> object:
+        """The ports this bench does not watch are the world's."""
+        return getattr(self.world, name)
+
+    def work(self) -> StageWork:
+        ports = cast("World", self)
+        tools = Tools(broker=self, graveyard=ports, attempts=ports, retry=ports, meter=self.world, chance=lambda: 0.5)
+        return StageWork(self, _budget(self.name), self.guard, tools, keep_settled)
+
+    def try_out(self, *deliveries: Delivery) -> None:
+        async def main() -> None:
+            await self.work().work(deliveries, asyncio.Event())
+
+        run_seeded(main(), random.Random(1))
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def _delivery(seq: int = 1, *, suspect: bool = False) -> Delivery:
+    return Delivery(SUBJECT, INNOCENT, f"q.{seq}.1", "FG_DECIDE", seq, suspect)
+
+
+SILENT = NoAnswer(Code.STORE_UNAVAILABLE)
+
+
+def test_a_dependency_that_is_away_costs_no_attempt_however_long(bench: Bench) -> None:
+    bench.world.away_until_s = 3_600.0
+    bench.try_out(_delivery(1), _delivery(2))
+    assert (bench.runs, bench.counted) == ([2, 2], 0)
+    assert bench.settled == [("q.1.1", ACK), ("q.2.1", ACK)]
+
+
+def test_silence_that_is_short_costs_no_attempt_either(bench: Bench) -> None:
+    bench.answers = [SILENT] * TRIES_IN_HAND
+    bench.try_out(_delivery(1), _delivery(2))
+    assert (bench.runs, bench.counted) == ([2] * (TRIES_IN_HAND + 1), 0)
+
+
+def test_a_full_queue_parks_without_an_attempt(bench: Bench) -> None:
+    bench.answers = [Later(Code.INGEST_BACKPRESSURE_HARDSTOP, 1_000)]
+    bench.try_out(_delivery())
+    assert (bench.settled, bench.counted) == ([("q.1.1", delayed(1_000))], 0)
+
+
+def test_a_suspect_that_is_parked_gets_its_attempt_back(bench: Bench) -> None:
+    bench.answers = [Later(Code.INGEST_BACKPRESSURE_HARDSTOP, 1_000)]
+    bench.try_out(_delivery(suspect=True))
+    assert (bench.counted, bench.world.attempts) == (1, {})
+
+
+def test_an_event_alone_without_an_answer_goes_to_the_retry_lane_and_its_neighbours_are_done(bench: Bench) -> None:
+    bench.answers = [*[SILENT] * (TRIES_IN_HAND + 1), SILENT]  # the whole, then its first half
+    bench.try_out(_delivery(1), _delivery(2))
+    assert bench.runs == [*[2] * (TRIES_IN_HAND + 1), 1, 1]
+    assert (bench.counted, list(bench.world.retries)) == (1, [1])
+    assert bench.settled == [("q.1.1", ACK), ("q.2.1", ACK)]
+
+
+def test_a_suspect_is_counted_before_it_runs_and_not_again_for_its_failure(bench: Bench) -> None:
+    bench.answers = [SILENT] * (TRIES_IN_HAND + 1)
+    bench.try_out(_delivery(suspect=True))
+    assert (bench.counted, list(bench.world.retries)) == (1, [1])
+
+
+def test_a_suspect_whose_attempts_are_used_up_is_buried_without_a_run(bench: Bench) -> None:
+    bench.world.attempts = {"FG_DECIDE:1": RETRY.attempts_max}
+    bench.try_out(_delivery(suspect=True))
+    (death,) = bench.world.letters.values()
+    assert (bench.runs, death.reason, death.attempts) == (
+        [],
+        DeadReason.RETRY_BUDGET_EXHAUSTED,
+        RETRY.attempts_max,
+    )
+
+
+def test_a_dead_letter_that_gets_no_answer_waits_and_never_dies(bench: Bench) -> None:
+    bench.name = "dlq"
+    bench.answers = [SILENT] * (TRIES_IN_HAND + 1)
+    bench.try_out(_delivery())
+    assert (bench.settled, bench.counted) == ([("q.1.1", delayed(LETTER_PARKED_MS))], 0)
+
+
+def test_a_storm_stops_the_stage_until_a_probe_is_done() -> None:
+    world = World(random.Random(3))
+    world.store(*[REFUSED] * (ENDS_MIN + 30), *[MUTE])
+
+    async def main() -> tuple[int, int]:
+        loop = asyncio.get_running_loop()
+        guard = StormGuard(0.5, loop.time)
+        tools = Tools(
+            broker=world, graveyard=world, attempts=world, retry=world, meter=world, chance=world.chance.random
+        )
+        work = StageWork(world, _budget("decision"), guard, tools, keep_settled)
+        runner = Runner(work, _budget("decision"), guard)
+        runner.add(cast("Inbox", WorldInbox(world, "FG_DECIDE")))
+        stopping = asyncio.Event()
+        task = asyncio.ensure_future(runner.run(stopping))
+        await asyncio.sleep(PROBE_S / 2)
+        assert runner.storm
+        at_first = len(world.letters)
+        await asyncio.sleep(PROBE_S)
+        probed = len(world.letters)
+        for message in world.messages.values():
+            message.data = INNOCENT
+        await asyncio.sleep(2 * PROBE_S)
+        stopping.set()
+        await task
+        return at_first, probed
+
+    at_first, probed = run_seeded(main(), random.Random(3))
+    assert ENDS_MIN <= at_first < len(world.messages)  # the batch in hand was finished, and no other begun
+    assert probed == at_first + 1
+    assert len(world.effects) == len(world.messages) - len(world.letters)
+
+
+def test_in_a_storm_of_its_stage_a_retry_is_parked_without_an_attempt(bench: Bench) -> None:
+    bench.world.retries[1] = Message(1, INNOCENT)
+
+    async def main() -> None:
+        bench.guard.ended([Dead(DeadReason.POISON)] * ENDS_MIN)
+        (task,) = bench.world.deliver(bench.world.retries, 1, "FG_RETRY")
+        await RetryDesk({"decision": bench.work()}, bench.work(), bench).work([task], asyncio.Event())
+
+    run_seeded(main(), random.Random(1))
+    assert (bench.runs, bench.counted, [verb for _, verb in bench.settled]) == ([], 0, [delayed(PARKED_MS)])
+
+
+def test_a_retry_is_counted_before_it_runs_should_it_end_the_worker_too(bench: Bench) -> None:
+    bench.world.retries[1] = Message(1, INNOCENT)
+
+    async def main() -> None:
+        (task,) = bench.world.deliver(bench.world.retries, 1, "FG_RETRY")
+        await RetryDesk({"decision": bench.work()}, bench.work(), bench).work([task], asyncio.Event())
+
+    run_seeded(main(), random.Random(1))
+    assert (bench.runs, bench.counted, bench.world.attempts) == ([1], 1, {})
+    assert [verb for _, verb in bench.settled] == [ACK]
