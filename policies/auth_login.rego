@@ -2,8 +2,8 @@
 # Field: user. Optional: outcome, source_ip, window_s, failed_count, login_count, countries.
 package fg.kinds["auth.login"]
 
-import data.fg.limits
 import data.fg.shapes
+import data.fg.tenant
 
 login := payload if {
 	payload := input.event.payload
@@ -18,11 +18,11 @@ login := payload if {
 
 denials contains "auth.malformed" if not login
 
-denials contains "auth.failed_login_burst" if login.failed_count >= limits.failed_logins
+denials contains "auth.failed_login_burst" if login.failed_count >= tenant.limit("failed_logins")
 
 denials contains "auth.impossible_login_rate" if {
 	window_s := max([object.get(login, "window_s", 60), 1])
-	login.login_count * 60 > limits.logins_per_minute * window_s
+	login.login_count * 60 > tenant.limit("logins_per_minute") * window_s
 }
 
 denials contains "auth.several_countries" if count({country | some country in login.countries}) > 1

@@ -4,6 +4,7 @@ package fg.kinds["file.change"]
 
 import data.fg.lists
 import data.fg.shapes
+import data.fg.tenant
 
 change := payload if {
 	payload := input.event.payload
@@ -17,7 +18,11 @@ path := shapes.comparable(change.path)
 
 in_protected_place if path in lists.protected_files
 
+in_protected_place if path in tenant.comparable("protected_files")
+
 in_protected_place if strings.any_prefix_match(path, lists.protected_directories)
+
+in_protected_place if tenant.has_prefix_of("protected_directories", path)
 
 # Only two equal hashes prove that the content stayed.
 content_stayed if change.sha256_before == change.sha256_after

@@ -2,9 +2,9 @@
 # Fields: source_ip, destination_ip. Optional: destination_port, protocol, bytes_out, bytes_in.
 package fg.kinds["network.flow"]
 
-import data.fg.limits
 import data.fg.lists
 import data.fg.shapes
+import data.fg.tenant
 
 flow := payload if {
 	payload := input.event.payload
@@ -21,14 +21,27 @@ leaves_the_house if {
 
 denials contains "network.malformed" if not flow
 
+# A port nobody told is not among the allowed ones.
+denials contains "network.private_to_public" if {
+	not object.get(flow, "destination_port", 0) in lists.allowed_egress_ports
+	leaves_the_house
+}
+
 denials contains "network.denied_port" if {
 	flow.destination_port in lists.denied_egress_ports
 	leaves_the_house
 }
 
+denials contains "network.denied_port" if {
+	flow.destination_port in tenant.list("denied_egress_ports")
+	leaves_the_house
+}
+
 denials contains "network.denied_range" if shapes.in_ranges(flow.destination_ip, lists.denied_ranges)
 
+denials contains "network.denied_range" if shapes.in_ranges(flow.destination_ip, tenant.list("denied_ranges"))
+
 denials contains "network.large_egress" if {
-	flow.bytes_out > limits.egress_bytes
+	flow.bytes_out > tenant.limit("egress_bytes")
 	leaves_the_house
 }

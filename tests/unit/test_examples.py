@@ -40,6 +40,7 @@ def test_every_rule_that_ships_denies_an_example_and_every_kind_allows_one(make_
     rules = {
         name
         for path in (ROOT / "policies").glob("*.rego")
+        if not path.name.endswith("_test.rego")
         for name in re.findall(r'^denials contains "([a-z_.]+)"', path.read_text(), flags=re.MULTILINE)
     }
     patterns = json.loads((ROOT / "policies" / "data.json").read_text())["fg"]["patterns"]["suspicious_lines"]
