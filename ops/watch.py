@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from schemas.answers import NoAnswer
-from sinks.attest import findings
-from sinks.faults import UnexpectedAnswerError
+from sinks.attest import Attestation, attestation
 from sinks.pg import Pool
 from streams.jetstream import ApiError, JetStream
 from streams.settings import StreamSettings
@@ -16,6 +16,14 @@ log = logging.getLogger("ops")
 
 INTERVAL_S = 55.0
 RETRY_S = 1.0
+
+Publish = Callable[[Attestation], Awaitable[list[str]]]
+"""Makes an attestation known; what it returns keeps the service from being ready."""
+
+
+async def unpublished(_attestation: Attestation) -> list[str]:
+    """For services that keep no reports."""
+    return []
 
 
 class TopologyWatch:
@@ -51,8 +59,9 @@ class TopologyWatch:
 class IsolationWatch:
     """Attests row-level security at start-up and every 55 s; any finding means not ready."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, publish: Publish) -> None:
         self._pool = pool
+        self._publish = publish
         self.findings: list[str] = ["row-level security was not attested yet"]
         self.store_answers = False
 
@@ -67,15 +76,14 @@ class IsolationWatch:
                 continue
 
     async def check(self) -> None:
-        """Attest now. A database that does not answer leaves the last attestation standing."""
+        """Attest now, and publish it. A database that does not answer leaves the last attestation standing."""
         try:
-            found = await findings(self._pool)
+            attested = await attestation(self._pool)
         except NoAnswer:
             self.store_answers = False
             return
-        except UnexpectedAnswerError as problem:
-            found = [f"row-level security cannot be attested: {problem}"]
+        found = [str(finding) for finding in attested.findings] + await self._publish(attested)
         if found and found != self.findings:
-            log.error("row-level security is not attested: %s", "; ".join(found))
+            log.error("row-level security is not attested, or nobody is told: %s", "; ".join(found))
         self.store_answers = True
         self.findings = found

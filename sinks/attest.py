@@ -1,24 +1,81 @@
 """Proof, from the live database, that row-level security binds this very login (DESIGN decision 12)."""
 
 from pathlib import Path
+from typing import NamedTuple
 
-from sinks.faults import is_denied
+from sinks.faults import UnexpectedAnswerError, is_denied
 from sinks.migrate import packaged
-from sinks.pg import Pool
+from sinks.pg import Connection, Pool
+
+RULES = {
+    "R1": "no role the login is or can become may bypass row-level security or manage roles",
+    "R2": "the session runs as the role it logged in with",
+    "R3": "no such role owns a relation, schema or function",
+    "R4": "no such role is predefined by the server",
+    "T1": "row-level security is enabled on every table with tenants",
+    "T2": "it is forced, for the owner too",
+    "T3": "every table has a tenant_id that is never null, or is exempt by name",
+    "T4": "every table has its restrictive policy for everyone and its permissive one for this login",
+    "T5": "every policy has the one text, and the functions behind policies and triggers their bodies",
+    "T6": "nobody here may truncate, refer to or maintain a table, or put triggers on it",
+    "T7": "every unique index starts with tenant_id",
+    "T8": "every foreign key carries tenant_id",
+    "T9": "no exclusion constraint compares rows of several tenants",
+    "V1": "every view runs as its caller",
+    "V2": "there is no materialized view and no foreign table",
+    "F1": "no function runs as its owner, but for those named",
+    "F2": "no function claims to be leakproof",
+    "S1": "nobody here may create in a schema, or schemas",
+    "S2": "nobody here may create temporary tables",
+    "S3": "nothing is granted to PUBLIC",
+    "S4": "row security, durability and trigger settings are the server's defaults",
+    "S5": "every trigger is enabled, and those that keep tables from losing rows are there",
+    "P1": "every partition is protected like its table",
+    "M1": "every migration of this program is applied",
+    "B1": "with row_security off, reading a table with tenants is refused",
+}
+"""R to P are the rows of attest.sql. M1, B1 and A1 are found here."""
+UNATTESTABLE = "A1"
+"""The rule of the one finding that stands when the database cannot be asked about itself."""
 
 EXEMPT_TABLES = {
+    "public.schema_migrations": "the list of migrations; no tenant's",
     "public.tenants": "the list of tenants itself",
     "public.api_keys": "looked up before the tenant is known",
     "public.agent_keys": "looked up before the tenant is believed; public keys only",
     "public.signing_keys": "public keys, which any verifier needs",
+    "public.export_requests": "tells the worker which tenants want a bundle; ids only, which an edge may add to",
     "public.outbox_tenants": "tells the relay which tenants to name; ids only, for the worker alone",
+    "public.chain_checkpoints": "notes over whole partitions; their leaves are keyed hashes",
+    "public.checkpoint_requests": "partitions whose next round is asked for; no tenant's",
 }
-DEFINER_FUNCTIONS = {"app.ensure_ingest_partition": "creates a protected partition, reads no row and returns nothing"}
+DEFINER_FUNCTIONS = {
+    "app.ensure_ingest_partition(date)": "creates a protected partition, reads no row and returns nothing",
+    "app.drop_ingest_partition(date, jsonb)": "drops a partition no plan needs, reads no tenant's row, returns nothing",
+}
 LOOSE_INDEXES = {"ingest_dlq_pkey": "the table's published id is a number of its own"}
+KEEPERS = (
+    "public.chain_entries append_only",
+    "public.operator_actions append_only",
+    "public.chain_checkpoints append_only",
+    "public.chain_nodes append_only",
+    "public.chain_leaves append_only",
+    "public.chain_frontiers never_less",
+)
+"""Tables that only grow, each with the trigger that sees to it."""
+GUARDS = {
+    "app.refuse_change()": "91b850f51aad32ee7b4033dd61eb482975db2b67e8b34e4f926989c66b0ff4c1",
+    "app.set_tenants(text[])": "e431b36b0842200fd44be684ca08048493d6a01aefd785caa1f8fa8eba10fcf3",
+    "app.tenants()": "94af495c85df1becedb10fefac22d16635749e392c0bd0fea7f602cfb739b356",
+}
+"""The functions the policies and those triggers stand on, and the SHA-256 of their bodies."""
 CANONICAL_POLICY = "(tenant_id = ANY (( SELECT app.tenants() AS tenants)::text[]))"
 
+_PROBE_TENANT = "attestation"
+"""Named for the probe's transaction; the probe is refused before any row is looked at, so it can be anybody."""
 _RULES = (Path(__file__).parent / "attest.sql").read_text()
 _APPLIED = "SELECT name FROM schema_migrations"
+_ASKED = "SELECT current_setting('server_version'), session_user::text, current_database()::text"
 _TENANT_TABLES = """
 SELECT c.oid::regclass::text AS name, format('SELECT FROM %s LIMIT 1', c.oid::regclass) AS probe
 FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped
@@ -28,31 +85,83 @@ ORDER BY 1
 """
 
 
+class Finding(NamedTuple):
+    """A rule that does not hold: for which object, and how."""
+
+    rule: str
+    object: str
+    finding: str
+
+    def __str__(self) -> str:
+        return f"{self.rule} {self.object}: {self.finding}"
+
+
+class Attestation(NamedTuple):
+    """What one login saw of its own isolation. Without findings it is attested."""
+
+    server: str
+    login: str
+    database: str
+    findings: tuple[Finding, ...]
+    probed: tuple[str, ...]
+    """The tables a read of which was tried with row_security off."""
+
+
 async def findings(pool: Pool) -> list[str]:
-    """What stands against this login's isolation; empty means attested. Raises NoAnswer.
+    """What stands against this login's isolation, each with its rule first; empty means attested. Raises NoAnswer.
 
     Run by the role that serves: its rights are what is judged.
     """
-    async with pool.connection() as connection:
-        applied = {row["name"] for row in await connection.fetch(_APPLIED)}
-        missing = [migration.name for migration in packaged() if migration.name not in applied]
-        rows = await connection.fetch(
-            _RULES, list(EXEMPT_TABLES), CANONICAL_POLICY, list(DEFINER_FUNCTIONS), list(LOOSE_INDEXES)
-        )
-    found = [f"migration {name} is not applied" for name in missing]
-    return found + [row[0] for row in rows] + await _unbound(pool)
+    return [str(finding) for finding in (await attestation(pool)).findings]
 
 
-async def _unbound(pool: Pool) -> list[str]:
-    """The tables whose policies do not bind this login: with row_security off a bound read is refused, not filtered."""
-    found = []
-    async with pool.lent() as connection:
-        await connection.execute("BEGIN")
+async def attestation(pool: Pool) -> Attestation:
+    """As `findings`, with what was asked. Raises NoAnswer.
+
+    A database that refuses to be asked is one finding.
+    """
+    try:
+        async with pool.connection() as connection:
+            server, login, database = await connection.fetchrow(_ASKED)
+            found = await _missing_migrations(connection) + await _broken_rules(connection)
+        probed, unbound = await _probed(pool)
+    except UnexpectedAnswerError as problem:
+        found = [Finding(UNATTESTABLE, "database", f"row-level security cannot be attested: {problem}")]
+        return Attestation("unknown", "unknown", "unknown", tuple(found), ())
+    return Attestation(server, login, database, (*found, *unbound), tuple(probed))
+
+
+async def _missing_migrations(connection: Connection) -> list[Finding]:
+    applied = {row["name"] for row in await connection.fetch(_APPLIED)}
+    return [
+        Finding("M1", f"migration {migration.name}", "is not applied")
+        for migration in packaged()
+        if migration.name not in applied
+    ]
+
+
+async def _broken_rules(connection: Connection) -> list[Finding]:
+    rows = await connection.fetch(
+        _RULES,
+        list(EXEMPT_TABLES),
+        CANONICAL_POLICY,
+        list(DEFINER_FUNCTIONS),
+        list(LOOSE_INDEXES),
+        list(KEEPERS),
+        list(GUARDS),
+        list(GUARDS.values()),
+    )
+    return sorted(Finding(*row) for row in rows)
+
+
+async def _probed(pool: Pool) -> tuple[list[str], list[Finding]]:
+    """The tables tried, and those whose policies do not bind: a bound read is refused there, not filtered."""
+    unbound = []
+    async with pool.tenant_transaction([_PROBE_TENANT]) as connection:
         tables = await connection.fetch(_TENANT_TABLES, list(EXEMPT_TABLES))
+        await connection.execute("SET LOCAL row_security = off; SAVEPOINT probe")
         for table in tables:
-            await connection.execute("SAVEPOINT probe; SET LOCAL row_security = off")
             if not await is_denied(connection.execute(table["probe"])):
-                found.append(f"{table['name']}: the probe read past row-level security")
+                unbound.append(Finding("B1", table["name"], "the probe read past row-level security"))
             await connection.execute("ROLLBACK TO probe")
-        await connection.execute("ROLLBACK")
-    return found
+    return [table["name"] for table in tables], unbound

@@ -1,6 +1,8 @@
--- Every row returned is a finding: a way around row-level security, or durability that is not as promised.
+-- Every row returned is a finding (rule, object, finding): a way around row-level security, or durability that is not
+-- as promised. The rules are named in `sinks/attest.py`; docs/isolation.md says what each of them is for.
 -- $1 tables exempt from row-level security, $2 the policies' one text, $3 functions that may run as their owner,
--- $4 unique indexes that may start with another column than tenant_id.
+-- $4 unique indexes that may start with another column than tenant_id, $5 `table trigger` of the tables that only grow,
+-- $6 the functions behind policies and triggers, $7 the SHA-256 of their bodies.
 WITH RECURSIVE reachable AS (
     SELECT oid, rolname, rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication AS mighty
     FROM pg_roles WHERE rolname IN (current_user, session_user)
@@ -14,80 +16,151 @@ WITH RECURSIVE reachable AS (
 ), relations AS (
     SELECT c.*, format('%I.%I', s.nspname, c.relname) AS name
     FROM pg_class AS c JOIN schemas AS s ON s.oid = c.relnamespace
+), functions AS (
+    SELECT p.*, format('%I.%I(%s)', s.nspname, p.proname, oidvectortypes(p.proargtypes)) AS name
+    FROM pg_proc AS p JOIN schemas AS s ON s.oid = p.pronamespace
+), tenant_columns AS (
+    SELECT attrelid, attnum, attnotnull FROM pg_attribute WHERE attname = 'tenant_id' AND NOT attisdropped
 ), tenant_tables AS (
-    SELECT r.*, a.attnotnull FROM relations AS r
-    JOIN pg_attribute AS a ON a.attrelid = r.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped
+    SELECT r.oid, r.name, r.relrowsecurity, r.relforcerowsecurity, a.attnum, a.attnotnull,
+        EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = r.oid) AS is_part
+    FROM relations AS r JOIN tenant_columns AS a ON a.attrelid = r.oid
     WHERE r.relkind IN ('r', 'p') AND r.name <> ALL ($1::text[])
 ), policies AS (
     SELECT p.*, pg_get_expr(p.polqual, p.polrelid) IS NOT DISTINCT FROM $2
         AND pg_get_expr(p.polwithcheck, p.polrelid) IS NOT DISTINCT FROM $2 AS canonical
     FROM pg_policy AS p
+), role_settings AS (
+    SELECT split_part(entry, '=', 1) AS name, substr(entry, strpos(entry, '=') + 1) AS value
+    FROM pg_db_role_setting, unnest(setconfig) AS entry
+    WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+        AND setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = session_user))
 )
-SELECT format('role %I can bypass row-level security or manage roles', rolname) FROM reachable WHERE mighty
+SELECT 'R1' AS rule, format('role %I', rolname) AS object, 'can bypass row-level security or manage roles' AS finding
+FROM reachable WHERE mighty
 UNION ALL
-SELECT format('role %I is a predefined role', rolname) FROM reachable WHERE rolname ~ '^pg_'
+SELECT 'R2', format('role %I', session_user), format('runs as role %I', current_user) WHERE session_user <> current_user
 UNION ALL
-SELECT 'the session runs as another role than it logged in with' WHERE session_user <> current_user
+SELECT 'R2', format('role %I', session_user), format('is to run as %s in new sessions', value)
+FROM role_settings WHERE name = 'role'
 UNION ALL
-SELECT format('%s is owned by role %I', name, rolname)
+SELECT 'R3', name, format('is owned by role %I', rolname)
 FROM relations JOIN reachable ON relations.relowner = reachable.oid
 UNION ALL
-SELECT format('schema %I is owned by role %I', nspname, rolname)
+SELECT 'R3', format('schema %I', nspname), format('is owned by role %I', rolname)
 FROM schemas JOIN reachable ON schemas.nspowner = reachable.oid
 UNION ALL
-SELECT format('function %s is owned by role %I', p.oid::regprocedure, rolname)
-FROM pg_proc AS p JOIN reachable ON p.proowner = reachable.oid
+SELECT 'R3', format('function %s', name), format('is owned by role %I', rolname)
+FROM functions JOIN reachable ON functions.proowner = reachable.oid
 UNION ALL
-SELECT format('%s: row-level security is not enabled and forced', name) FROM tenant_tables
-WHERE NOT (relrowsecurity AND relforcerowsecurity)
+SELECT 'R4', format('role %I', rolname), 'is a predefined role' FROM reachable WHERE rolname ~ '^pg_'
 UNION ALL
-SELECT format('%s: tenant_id may be null', name) FROM tenant_tables WHERE NOT attnotnull
+SELECT 'T1', name, 'row-level security is not enabled' FROM tenant_tables WHERE NOT relrowsecurity AND NOT is_part
 UNION ALL
-SELECT format('%s: no restrictive policy holds for everyone', name) FROM tenant_tables AS t WHERE NOT EXISTS (
+SELECT 'T2', name, 'row-level security is not forced' FROM tenant_tables WHERE NOT relforcerowsecurity AND NOT is_part
+UNION ALL
+SELECT 'T3', name, 'tenant_id may be null' FROM tenant_tables WHERE NOT attnotnull
+UNION ALL
+SELECT DISTINCT 'T3', r.name, 'has no tenant_id and is not exempt' FROM relations AS r JOIN reachable
+    ON NOT mighty AND (
+        has_any_column_privilege(reachable.oid, r.oid, 'SELECT, INSERT, UPDATE')
+        OR has_table_privilege(reachable.oid, r.oid, 'DELETE')
+    )
+WHERE r.relkind IN ('r', 'p') AND r.name <> ALL ($1::text[])
+    AND NOT EXISTS (SELECT FROM tenant_columns AS a WHERE a.attrelid = r.oid)
+UNION ALL
+SELECT 'T4', name, 'no restrictive policy holds for everyone' FROM tenant_tables AS t WHERE NOT EXISTS (
     SELECT FROM policies AS p
     WHERE p.polrelid = t.oid AND NOT p.polpermissive AND p.polcmd = '*' AND p.polroles = '{0}' AND p.canonical
 )
 UNION ALL
-SELECT format('%s: policy %I is not the canonical one', t.name, p.polname)
+SELECT 'T4', name, 'no permissive policy holds for this login' FROM tenant_tables AS t WHERE NOT EXISTS (
+    SELECT FROM policies AS p
+    WHERE p.polrelid = t.oid AND p.polpermissive AND p.polcmd = '*' AND p.canonical
+        AND p.polroles && (SELECT array_agg(oid) || 0::oid FROM reachable)
+)
+UNION ALL
+SELECT 'T5', t.name, format('policy %I is not the canonical one', p.polname)
 FROM tenant_tables AS t JOIN policies AS p ON p.polrelid = t.oid WHERE NOT p.canonical
 UNION ALL
-SELECT format('%s: unique index %I does not start with tenant_id', t.name, i.relname)
+SELECT 'T5', format('function %s', required.name), 'has another body than this program relies on'
+FROM unnest($6::text[], $7::text[]) AS required (name, body_sha256) WHERE NOT EXISTS (
+    SELECT FROM functions AS f
+    WHERE f.name = required.name AND encode(sha256(convert_to(f.prosrc, 'UTF8')), 'hex') = required.body_sha256
+)
+UNION ALL
+SELECT 'T6', name, format('role %I may truncate, refer to, maintain it or put triggers on it', rolname)
+FROM relations JOIN reachable
+    ON has_table_privilege(reachable.oid, relations.oid, 'TRUNCATE, REFERENCES, TRIGGER, MAINTAIN')
+    OR has_any_column_privilege(reachable.oid, relations.oid, 'REFERENCES')
+WHERE relkind IN ('r', 'p') AND NOT mighty
+UNION ALL
+SELECT 'T7', t.name, format('unique index %I does not start with tenant_id', i.relname)
 FROM tenant_tables AS t
 JOIN pg_index AS x ON x.indrelid = t.oid AND x.indisunique
 JOIN pg_class AS i ON i.oid = x.indexrelid
-JOIN pg_attribute AS a ON a.attrelid = t.oid AND a.attname = 'tenant_id'
-WHERE x.indkey[0] <> a.attnum AND i.relname <> ALL ($4::text[])
+WHERE x.indkey[0] <> t.attnum AND i.relname <> ALL ($4::text[])
 UNION ALL
-SELECT format('%s: role %I may truncate it, refer to it or put triggers on it', name, rolname)
-FROM relations JOIN reachable ON has_table_privilege(reachable.oid, relations.oid, 'TRUNCATE, REFERENCES, TRIGGER')
-WHERE relkind IN ('r', 'p') AND NOT mighty
+SELECT 'T8', r.name, format('foreign key %I does not carry tenant_id', f.conname)
+FROM pg_constraint AS f JOIN relations AS r ON r.oid = f.conrelid
+WHERE f.contype = 'f' AND (f.conrelid IN (SELECT oid FROM tenant_tables) OR f.confrelid IN (SELECT oid FROM tenant_tables))
+    AND NOT EXISTS (
+        SELECT FROM unnest(f.conkey, f.confkey) AS pair (here, there)
+        JOIN tenant_columns AS a ON a.attrelid = f.conrelid AND a.attnum = pair.here
+        JOIN tenant_columns AS b ON b.attrelid = f.confrelid AND b.attnum = pair.there
+    )
 UNION ALL
-SELECT DISTINCT format('%s: something is granted to PUBLIC', name)
-FROM relations, aclexplode(relacl) AS acl WHERE acl.grantee = 0
+SELECT 'T9', t.name, format('exclusion constraint %I compares rows of all tenants', x.conname)
+FROM pg_constraint AS x JOIN tenant_tables AS t ON t.oid = x.conrelid WHERE x.contype = 'x'
 UNION ALL
-SELECT format('view %s does not run as its caller', name) FROM relations
+SELECT 'P1', name, 'is a partition whose row-level security is not enabled and forced'
+FROM tenant_tables WHERE is_part AND NOT (relrowsecurity AND relforcerowsecurity)
+UNION ALL
+SELECT 'V1', name, 'is a view that does not run as its caller' FROM relations
 WHERE relkind = 'v' AND NOT coalesce(reloptions && ARRAY['security_invoker=true', 'security_invoker=on'], false)
 UNION ALL
-SELECT format('%s: row-level security cannot cover this kind of relation', name) FROM relations
+SELECT 'V2', name, 'is a kind of relation that row-level security cannot cover' FROM relations
 WHERE relkind IN ('m', 'f')
 UNION ALL
-SELECT format('function %s runs as its owner', p.oid::regprocedure)
-FROM pg_proc AS p JOIN schemas AS s ON s.oid = p.pronamespace JOIN reachable AS r
-    ON has_function_privilege(r.oid, p.oid, 'EXECUTE')
-WHERE p.prosecdef AND NOT r.mighty AND format('%I.%I', s.nspname, p.proname) <> ALL ($3::text[])
+SELECT DISTINCT 'F1', format('function %s', f.name), 'runs as its owner'
+FROM functions AS f JOIN reachable AS r ON has_function_privilege(r.oid, f.oid, 'EXECUTE')
+WHERE f.prosecdef AND NOT r.mighty
+    AND NOT (f.name = ANY ($3::text[]) AND coalesce('search_path=""' = ANY (f.proconfig), false))
 UNION ALL
-SELECT format('role %I may create in schema %I', rolname, nspname)
+SELECT 'F2', format('function %s', name), 'claims to be leakproof' FROM functions WHERE proleakproof
+UNION ALL
+SELECT 'S1', format('schema %I', nspname), format('role %I may create in it', rolname)
 FROM schemas JOIN reachable ON has_schema_privilege(reachable.oid, schemas.oid, 'CREATE') AND NOT mighty
 UNION ALL
-SELECT format('role %I may create schemas or temporary tables', rolname) FROM reachable
-WHERE has_database_privilege(oid, current_database(), 'CREATE, TEMPORARY') AND NOT mighty
+SELECT 'S1', format('database %I', current_database()), format('role %I may create schemas in it', rolname)
+FROM reachable WHERE has_database_privilege(oid, current_database(), 'CREATE') AND NOT mighty
 UNION ALL
-SELECT format('%s: the append-only trigger is missing or disabled', r.name) FROM relations AS r
-WHERE r.name IN ('public.chain_entries', 'public.operator_actions') AND NOT EXISTS (
-    SELECT FROM pg_trigger AS t WHERE t.tgrelid = r.oid AND t.tgname = 'append_only' AND t.tgenabled IN ('O', 'A')
-)
+SELECT 'S2', format('database %I', current_database()), format('role %I may create temporary tables', rolname)
+FROM reachable WHERE has_database_privilege(oid, current_database(), 'TEMPORARY') AND NOT mighty
 UNION ALL
-SELECT format('%s is %s', name, setting) FROM pg_settings
+SELECT DISTINCT 'S3', name, 'something is granted to PUBLIC'
+FROM relations, aclexplode(relacl) AS acl WHERE acl.grantee = 0
+UNION ALL
+SELECT DISTINCT 'S3', r.name, 'a column is granted to PUBLIC'
+FROM relations AS r JOIN pg_attribute AS a ON a.attrelid = r.oid, aclexplode(a.attacl) AS acl WHERE acl.grantee = 0
+UNION ALL
+SELECT 'S4', name, format('is %s', setting) FROM pg_settings
 WHERE name IN ('fsync', 'full_page_writes', 'row_security') AND setting <> 'on'
     OR name = 'synchronous_commit' AND setting NOT IN ('on', 'remote_apply')
     OR name = 'session_replication_role' AND setting <> 'origin'
+UNION ALL
+-- A session keeps the settings it began with: what the next one will begin with is in the catalog.
+SELECT 'S4', name, format('is to be %s for new sessions', value) FROM role_settings
+WHERE name = 'row_security' AND value <> 'on'
+    OR name = 'synchronous_commit' AND value NOT IN ('on', 'remote_apply')
+    OR name = 'session_replication_role' AND value <> 'origin'
+    OR name = 'app.tenants'
+UNION ALL
+SELECT 'S5', r.name, format('trigger %I is disabled', t.tgname)
+FROM pg_trigger AS t JOIN relations AS r ON r.oid = t.tgrelid WHERE t.tgenabled NOT IN ('O', 'A')
+UNION ALL
+SELECT 'S5', split_part(guarded, ' ', 1), format('trigger %I is missing', split_part(guarded, ' ', 2))
+FROM unnest($5::text[]) AS guarded WHERE NOT EXISTS (
+    SELECT FROM pg_trigger AS t JOIN relations AS r ON r.oid = t.tgrelid
+    WHERE r.name || ' ' || t.tgname = guarded
+)

@@ -35,12 +35,22 @@ _AWAY = frozenset(
     }
 )
 _UNSTORABLE_CLASS = "22"
+_DENIED = frozenset(
+    {
+        "28000",  # no tenant is named, or not as this login may
+        "42501",  # want of a privilege, row-level security included
+    }
+)
 _CHECK_VIOLATION = "23514"
 _UNIQUE_VIOLATION = "23505"
 
 
 class UnexpectedAnswerError(Exception):
     """The database answered what the program does not provide for: a fault of the program or of the schema."""
+
+
+class DeniedError(UnexpectedAnswerError):
+    """The statement was refused for want of a tenant or a right. Nothing of the transaction took effect."""
 
 
 class TakenError(UnexpectedAnswerError):
@@ -77,9 +87,10 @@ def _meaning(error: asyncpg.PostgresError) -> Exception:
         return NoAnswer(Code.STORE_UNAVAILABLE)
     if sqlstate == _CHECK_VIOLATION or sqlstate.startswith(_UNSTORABLE_CLASS):
         return Refusal(DeadReason.STORE_REFUSED)
-    if sqlstate == _UNIQUE_VIOLATION:
-        return TakenError(f"{type(error).__name__} (SQLSTATE {sqlstate})")
-    return UnexpectedAnswerError(f"{type(error).__name__} (SQLSTATE {sqlstate})")
+    answer = f"{type(error).__name__} (SQLSTATE {sqlstate})"
+    if sqlstate in _DENIED:
+        return DeniedError(answer)
+    return TakenError(answer) if sqlstate == _UNIQUE_VIOLATION else UnexpectedAnswerError(answer)
 
 
 def sentence_of(error: DatabaseError) -> str:

@@ -7,14 +7,15 @@ executes in two messages that the pooler could hand to two servers.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Self
 
 import asyncpg
 
 from schemas.answers import NoAnswer
-from sinks.faults import UnexpectedAnswerError, translated
+from sinks.faults import DeniedError, UnexpectedAnswerError, translated
 from sinks.settings import PostgresSettings
 
 Connection = Any
@@ -40,18 +41,38 @@ async def _leave_as_it_is(_connection: Connection) -> None:
     """No session state is ever set, so nothing has to be reset, and each release saves a round trip."""
 
 
-class Pool:
-    """Connections of one role. Its context managers raise what `sinks.faults.translated` says."""
+def uncounted() -> None:
+    """For programs that end by themselves and have nobody to tell how many statements they were denied."""
 
-    def __init__(self, pool: Any, settings: PostgresSettings) -> None:
+
+def untimed(table: str, operation: str, elapsed_ms: float) -> None:
+    """For programs that end by themselves and have nobody to tell how long a write took."""
+    del table, operation, elapsed_ms
+
+
+Wrote = Callable[[str, str, float], None]
+
+
+class Pool:
+    """Connections of one role. Its context managers raise what `sinks.faults.translated` says.
+
+    `denied` is called for each statement the server refused for want of a tenant or a right, `wrote`
+    with the table, the operation and the milliseconds of each write.
+    """
+
+    def __init__(self, pool: Any, settings: PostgresSettings, denied: Callable[[], None], wrote: Wrote) -> None:
         self._pool = pool
+        self._denied = denied
+        self._wrote = wrote
         self.size = settings.pool_size
         self._acquire_timeout_s = settings.acquire_timeout_ms / 1000
         self._limits = (str(settings.statement_timeout_ms), str(settings.lock_timeout_ms), IDLE_IN_TRANSACTION_MS_MAX)
         self._prepares_by_name = settings.statement_cache_size > 0
 
     @classmethod
-    async def open(cls, settings: PostgresSettings) -> Self:
+    async def open(
+        cls, settings: PostgresSettings, denied: Callable[[], None] = uncounted, wrote: Wrote = untimed
+    ) -> Self:
         """A pool that connects on first use, so it opens, and later recovers, whatever the server does."""
         pool = await asyncpg.create_pool(
             settings.dsn,
@@ -63,7 +84,7 @@ class Pool:
             server_settings={"application_name": "frostgate"},
             reset=_leave_as_it_is,
         )
-        return cls(pool, settings)
+        return cls(pool, settings, denied, wrote)
 
     async def close(self) -> None:
         """On return no connection is open; calls still running after the grace period have lost theirs."""
@@ -81,7 +102,7 @@ class Pool:
     @asynccontextmanager
     async def lent(self) -> AsyncIterator[Connection]:
         """A bare connection, which the caller leaves outside of any transaction."""
-        with translated():
+        with self._counted(), translated():
             connection = await self._pool.acquire(timeout=self._acquire_timeout_s)
             try:
                 yield connection
@@ -91,6 +112,14 @@ class Pool:
                 raise
             finally:
                 await self._pool.release(connection, timeout=self._acquire_timeout_s)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        try:
+            yield
+        except DeniedError:
+            self._denied()
+            raise
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -112,6 +141,14 @@ class Pool:
         async with self.lent() as connection, _committed(connection):
             await connection.execute(_ENTER, tenant_ids, *self._limits)
             yield connection
+
+    @asynccontextmanager
+    async def writing(self, tenant_ids: Sequence[str], table: str, operation: str) -> AsyncIterator[Connection]:
+        """As `tenant_transaction`; told to `wrote` once its commit has been acknowledged, by the table it is for."""
+        began_s = time.perf_counter()
+        async with self.tenant_transaction(tenant_ids) as connection:
+            yield connection
+        self._wrote(table, operation, (time.perf_counter() - began_s) * 1000)
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -10,7 +10,7 @@ from typing import Any, Self
 from schemas.answers import NoAnswer, Refusal
 from schemas.codes import Code
 from sinks.faults import UnexpectedAnswerError
-from sinks.pg import Connection, Pool
+from sinks.pg import Connection, Pool, Wrote, uncounted
 from sinks.settings import PostgresSettings, edge_shares
 
 log = logging.getLogger("sinks")
@@ -24,8 +24,8 @@ LOCK_TIMEOUT_MS = 1_000
 class ServingPool(Pool):
     """For the reads of requests: a database that refuses us, or is not laid out, is as good as away."""
 
-    def __init__(self, pool: Any, settings: PostgresSettings) -> None:
-        super().__init__(pool, settings)
+    def __init__(self, pool: Any, settings: PostgresSettings, denied: Callable[[], None], wrote: Wrote) -> None:
+        super().__init__(pool, settings, denied, wrote)
         self._refusal = ""
         self._refused_s = 0.0
 
@@ -66,16 +66,16 @@ class EdgePools:
     """For the standing checks, which judge what the database answers."""
 
     @classmethod
-    async def open(cls, settings: PostgresSettings) -> Self:
+    async def open(cls, settings: PostgresSettings, denied: Callable[[], None] = uncounted) -> Self:
         """Pools that connect on first use; a statement of an edge gets less time than the worker's."""
         shares = edge_shares(settings.pool_size)
         quick = replace(settings, statement_timeout_ms=STATEMENT_TIMEOUT_MS, lock_timeout_ms=LOCK_TIMEOUT_MS)
         return cls(
-            lookups=await ServingPool.open(replace(quick, pool_size=shares.lookups)),
-            limits=await ServingPool.open(replace(quick, pool_size=shares.limits)),
-            credentials=await ServingPool.open(replace(quick, pool_size=shares.credentials)),
-            reads=await ServingPool.open(replace(quick, pool_size=shares.reads)),
-            checks=await Pool.open(replace(quick, pool_size=shares.checks)),
+            lookups=await ServingPool.open(replace(quick, pool_size=shares.lookups), denied),
+            limits=await ServingPool.open(replace(quick, pool_size=shares.limits), denied),
+            credentials=await ServingPool.open(replace(quick, pool_size=shares.credentials), denied),
+            reads=await ServingPool.open(replace(quick, pool_size=shares.reads), denied),
+            checks=await Pool.open(replace(quick, pool_size=shares.checks), denied),
         )
 
     @property

@@ -64,4 +64,4 @@ def letter(
 
 
 def artifact(tenant: str, event: str, *, segment: str = "segment-1") -> ArtifactRow:
-    return ArtifactRow(tenant, event, "decision", f"{tenant}/2026-01-31/{event}/x", SHA_B, 700, segment, 64, 1)
+    return ArtifactRow(tenant, event, "decision", f"{tenant}/2026-01-31/{event}/x", SHA_B, 700, segment, 64, 1, SHA_A)

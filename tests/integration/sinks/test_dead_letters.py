@@ -9,6 +9,7 @@ import pytest
 
 from schemas.canonical import sha256_hex
 from schemas.evidence import ChainEntry
+from schemas.rows import BuriedLetter
 from sinks.dead_letters import DeadLetters
 from sinks.pg import Pool
 from tests.integration.sinks import make
@@ -22,7 +23,7 @@ def letters(worker: Pool) -> DeadLetters:
 
 
 async def test_a_letter_becomes_a_row_an_operator_can_read(letters: DeadLetters, superuser: Any, tenant: str) -> None:
-    assert await letters.bury([make.letter(tenant, "e1", message=b'{"name": "value"}')]) == 1
+    assert len(await letters.bury([make.letter(tenant, "e1", message=b'{"name": "value"}')])) == 1
     row = await superuser.fetchrow(_ROW, tenant)
     assert msgspec.json.decode(row["payload_json"]) == {"name": "value"}
     assert (row["event_id"], row["reason_code"], row["stage"], row["retry_count"]) == ("e1", "poison", "decision", 0)
@@ -42,9 +43,9 @@ async def test_the_chain_entry_binds_the_message(letters: DeadLetters, superuser
 
 async def test_a_letter_delivered_again_changes_nothing(letters: DeadLetters, superuser: Any, tenant: str) -> None:
     batch = [make.letter(tenant, "e1", 9), make.letter(tenant, "e2", 10)]
-    assert await letters.bury(batch) == 2
+    assert len(await letters.bury(batch)) == 2
     before = await superuser.fetch(_ROW, tenant)
-    assert await letters.bury(batch) == 0
+    assert len(await letters.bury(batch)) == 0
     assert await superuser.fetch(_ROW, tenant) == before
     assert await superuser.fetchval("SELECT seq FROM chain_heads WHERE tenant_id = $1", tenant) == 2
 
@@ -52,9 +53,9 @@ async def test_a_letter_delivered_again_changes_nothing(letters: DeadLetters, su
 async def test_later_messages_of_an_event_count_and_its_chain_entry_stays_one(
     letters: DeadLetters, superuser: Any, tenant: str
 ) -> None:
-    assert await letters.bury([make.letter(tenant, "e1", 11), make.letter(tenant, "e1", 9)]) == 1
-    assert await letters.bury([make.letter(tenant, "e1", 12)]) == 0
-    assert await letters.bury([make.letter(tenant, "e1", 12, reason="store_refused")]) == 1
+    assert len(await letters.bury([make.letter(tenant, "e1", 11), make.letter(tenant, "e1", 9)])) == 1
+    assert len(await letters.bury([make.letter(tenant, "e1", 12)])) == 0
+    assert len(await letters.bury([make.letter(tenant, "e1", 12, reason="store_refused")])) == 1
     rows = await superuser.fetch(_ROW + " ORDER BY id", tenant)
     assert [(row["reason_code"], row["retry_count"]) for row in rows] == [("poison", 2), ("store_refused", 0)]
     assert await superuser.fetchval("SELECT seq FROM chain_heads WHERE tenant_id = $1", tenant) == 1
@@ -90,5 +91,19 @@ async def test_ids_read_out_of_a_broken_message_never_stop_a_burial(
         buried._replace(letter=msgspec.structs.replace(buried.letter, trace_id="t" * 5000, request_id="\x00" * 65))
         for buried in broken
     ]
-    assert await letters.bury(broken) == len(names)
+    assert len(await letters.bury(broken)) == len(names)
     assert await superuser.fetchval("SELECT count(*) FROM ingest_dlq WHERE tenant_id = $1", tenant) == len(names)
+
+
+async def test_the_row_says_how_many_attempts_were_made_however_often_its_letter_comes(
+    letters: DeadLetters, superuser: Any, tenant: str
+) -> None:
+    def exhausted(seq: int) -> BuriedLetter:
+        buried = make.letter(tenant, "e1", seq, reason="retry_budget_exhausted")
+        return buried._replace(letter=msgspec.structs.replace(buried.letter, attempts=5))
+
+    assert await letters.bury([exhausted(9)]) == [exhausted(9)]
+    assert await letters.bury([exhausted(9), exhausted(9)]) == []
+    assert (await superuser.fetchrow(_ROW, tenant))["retry_count"] == 5
+    assert await letters.bury([exhausted(10)]) == []  # sent again by an operator, and failed as often
+    assert (await superuser.fetchrow(_ROW, tenant))["retry_count"] == 10
