@@ -8,7 +8,8 @@ DECLARE
 BEGIN
     -- Roles belong to the whole server: another of its databases may have made one, or be making it now.
     FOR role, attributes IN VALUES
-        ('fg_owner', 'NOLOGIN'), ('fg_edge', 'LOGIN'), ('fg_worker', 'LOGIN'), ('fg_admin', 'LOGIN')
+        ('fg_owner', 'NOLOGIN'), ('fg_edge', 'LOGIN'), ('fg_worker', 'LOGIN'), ('fg_admin', 'LOGIN'),
+        ('fg_retention', 'NOLOGIN')
     LOOP
         BEGIN
             IF to_regrole(role) IS NULL THEN
@@ -18,6 +19,14 @@ BEGIN
             NULL;
         END;
     END LOOP;
+    -- The administrator of tenants becomes the role that deletes for as long as a transaction asks, and never by itself.
+    BEGIN
+        IF NOT pg_has_role('fg_admin', 'fg_retention', 'SET') THEN
+            GRANT fg_retention TO fg_admin WITH INHERIT FALSE, SET TRUE;
+        END IF;
+    EXCEPTION WHEN duplicate_object OR unique_violation THEN
+        NULL;
+    END;
     IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
         GRANT fg_owner TO CURRENT_USER;
     END IF;
@@ -28,11 +37,11 @@ $$;
 
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 GRANT USAGE, CREATE ON SCHEMA public TO fg_owner;
-GRANT USAGE ON SCHEMA public TO fg_edge, fg_worker, fg_admin;
+GRANT USAGE ON SCHEMA public TO fg_edge, fg_worker, fg_admin, fg_retention;
 CREATE SCHEMA IF NOT EXISTS app AUTHORIZATION fg_owner;
 
 SET LOCAL ROLE fg_owner;
-GRANT USAGE ON SCHEMA app TO fg_edge, fg_worker, fg_admin;
+GRANT USAGE ON SCHEMA app TO fg_edge, fg_worker, fg_admin, fg_retention;
 CREATE TABLE IF NOT EXISTS schema_migrations (
     name text PRIMARY KEY,
     sha256 char(64) NOT NULL,

@@ -1,0 +1,236 @@
+"""Retention on a database of its own: what a plan keeps stays, and what none keeps goes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from ops.embedded import EmbeddedServers
+from sinks import attest
+from sinks.dead_letters import DeadLetters
+from sinks.event_keys import EventKeys
+from sinks.faults import UnexpectedAnswerError
+from sinks.migrate import migrate
+from sinks.pg import Pool
+from sinks.retention import Overdue, Retention, RetentionRules
+from sinks.tenants import Tenants, UnknownTenantError
+from tests.integration.cli.commands import Shell
+from tests.integration.sinks import make
+from tests.integration.sinks.conftest import settings
+
+RULES = RetentionRules(
+    days_by_tier={"free": 7, "pro": 90, "enterprise": 365}, key_age_seconds_min=86_400, letter_age_seconds_min=86_400
+)
+
+
+def days_ago(days: int) -> str:
+    moment = datetime.now(UTC) - timedelta(days=days)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+class Place:
+    """The database, with pools of its roles and the superuser's eyes."""
+
+    def __init__(self, dsn: dict[str, str], operator: Pool, worker: Pool, eyes: Any) -> None:
+        self.dsn = dsn
+        self.operator = operator
+        self.worker = worker
+        self.eyes = eyes
+
+    async def tenant(self, plan: str) -> str:
+        tenant_id = make.tenant_id()
+        await Tenants(self.operator).add(tenant_id, plan)
+        return tenant_id
+
+    async def events(self, tenant_id: str, *ages_days: int, copies: int = 1) -> None:
+        for age in ages_days:
+            claims = [make.claim(tenant_id, f"e{age}-{n}", 1, ingest_ts=days_ago(age)) for n in range(copies)]
+            await EventKeys(self.worker).claim(claims)
+
+    async def left(self, tenant_id: str, table: str = "ingest_events") -> list[int]:
+        """The ages of the tenant's rows, in days, the youngest first."""
+        column = "last_seen_at" if table == "ingest_dlq" else "ingest_ts"
+        rows = await self.eyes.fetch(
+            f"SELECT extract(day FROM now() - {column})::int FROM {table} WHERE tenant_id = $1 ORDER BY 1",  # noqa: S608  (names from above)
+            tenant_id,
+        )
+        return [row[0] for row in rows]
+
+    async def days(self) -> set[str]:
+        rows = await self.eyes.fetch(
+            "SELECT substr(inhrelid::regclass::text, 15) FROM pg_inherits WHERE inhparent = 'ingest_events'::regclass"
+        )
+        return {row[0] for row in rows}
+
+    async def everything(self) -> list[Any]:
+        counts = [
+            await self.eyes.fetchval(f"SELECT count(*) FROM {table}")  # noqa: S608  (names from here)
+            for table in ("ingest_events", "event_keys", "ingest_dlq", "operator_actions")
+        ]
+        return [*counts, await self.days()]
+
+
+@pytest.fixture(scope="module")
+async def template(servers: EmbeddedServers) -> AsyncIterator[str]:
+    """The name of a migrated database without a row, to be copied."""
+    name = make.tenant_id()
+    connection = await asyncpg.connect(servers.postgres_dsn("admin"))
+    await connection.execute(f'CREATE DATABASE "{name}"')
+    await migrate(urlsplit(servers.postgres_dsn("admin"))._replace(path=f"/{name}").geturl(), servers.role_passwords())
+    yield name
+    await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    await connection.close()
+
+
+@pytest.fixture
+async def place(servers: EmbeddedServers, superuser: Any, template: str) -> AsyncIterator[Place]:
+    name = make.tenant_id()
+    await superuser.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    await superuser.execute(f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC')
+    await superuser.execute(f'GRANT CONNECT ON DATABASE "{name}" TO fg_admin, fg_worker')
+    dsn = {
+        role: urlsplit(servers.postgres_dsn(role))._replace(path=f"/{name}").geturl()
+        for role in ("admin", "operator", "worker")
+    }
+    operator, worker = await Pool.open(settings(dsn["operator"])), await Pool.open(settings(dsn["worker"]))
+    eyes = await asyncpg.connect(dsn["admin"])
+    yield Place(dsn, operator, worker, eyes)
+    await asyncio.gather(operator.close(), worker.close(), eyes.close())
+    await superuser.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def retention(place: Place, batch_rows: int = 10_000) -> Retention:
+    return Retention(place.operator, RULES, "ann", batch_rows)
+
+
+async def test_each_tenant_keeps_what_its_own_plan_keeps(place: Place) -> None:
+    free, pro = await place.tenant("free"), await place.tenant("pro")
+    for tenant_id in (free, pro):
+        await place.events(tenant_id, 0, 6, 8, 89, 91)
+    assert await retention(place).overdue(free) == Overdue(3, 3, 0)
+    assert await retention(place).take(free) == Overdue(3, 3, 0)
+    for table in ("ingest_events", "event_keys"):
+        assert await place.left(free, table) == [0, 6]
+        assert await place.left(pro, table) == [0, 6, 8, 89, 91], "another tenant's rows"
+    assert await retention(place).take(free) == Overdue(0, 0, 0)
+    assert await retention(place).take(pro) == Overdue(1, 1, 0)
+    notes = await place.eyes.fetch("SELECT tenant_id, operator, action, details FROM operator_actions ORDER BY done_at")
+    assert [tuple(note)[:3] for note in notes] == [(free, "ann", "retention.run"), (pro, "ann", "retention.run")]
+    assert notes[0]["details"] == '{"keys": 3, "events": 3, "letters": 0}'
+
+
+async def test_a_day_is_dropped_only_when_no_tenants_plan_needs_it(place: Place) -> None:
+    free = await place.tenant("free")
+    await place.events(free, 1, 8, 89, 91, 366)
+    assert len(await retention(place).days_over()) == 4
+    pro = await place.tenant("pro")
+    over = await retention(place).days_over()
+    assert [f"{day:%Y%m%d}" for day in over] == [days_ago(age)[:10].replace("-", "") for age in (366, 91)]
+    await place.tenant("enterprise")
+    [oldest] = await retention(place).days_over()
+    assert await retention(place).drop(oldest, [free, pro]) == {free: 1}
+    assert await place.left(free) == [1, 8, 89, 91]
+    assert f"{oldest:%Y%m%d}" not in await place.days()
+    assert await retention(place).drop(oldest, [free, pro]) == {}, "again, and nothing is there"
+    note = await place.eyes.fetchrow("SELECT tenant_id, action, details::jsonb->>'events' FROM operator_actions")
+    assert tuple(note) == (free, "retention.drop_day", "1")
+
+
+async def test_the_database_refuses_to_drop_a_day_that_a_plan_needs_whatever_it_is_told(place: Place) -> None:
+    pro = await place.tenant("pro")
+    await place.events(pro, 8, 89)
+    days = [(datetime.now(UTC) - timedelta(days=age)).date() for age in (8, 89, 1, 0)]
+    for day in days:
+        with pytest.raises(UnexpectedAnswerError):
+            await retention(place).drop(day, [pro])
+    loose = Retention(
+        place.operator,
+        RetentionRules(
+            days_by_tier={"free": 1, "pro": 1, "enterprise": 1}, key_age_seconds_min=0, letter_age_seconds_min=0
+        ),
+        "ann",
+    )
+    for day in days[2:]:
+        with pytest.raises(UnexpectedAnswerError):
+            await loose.drop(day, [pro])
+    unknown = Retention(
+        place.operator, RetentionRules(days_by_tier={"free": 1}, key_age_seconds_min=0, letter_age_seconds_min=0), "ann"
+    )
+    with pytest.raises(UnexpectedAnswerError):
+        await unknown.drop(days[1], [pro])
+    assert await place.left(pro) == [8, 89]
+    assert await place.eyes.fetchval("SELECT count(*) FROM operator_actions") == 0, "a refused drop is no action"
+
+
+async def test_large_tenants_are_taken_in_bounded_commits(place: Place) -> None:
+    free = await place.tenant("free")
+    await place.events(free, 2, 9, 10, copies=25)
+    assert await retention(place, batch_rows=10).take(free) == Overdue(50, 50, 0)
+    assert len(await place.left(free)) == len(await place.left(free, "event_keys")) == 25
+    events = await place.eyes.fetch("SELECT (details->>'events')::int FROM operator_actions")
+    assert [row[0] for row in events if row[0]] == [10] * 5
+
+
+async def test_dead_letters_leave_by_plan_and_age_and_their_chain_entry_stays(place: Place) -> None:
+    free, pro = await place.tenant("free"), await place.tenant("pro")
+    for tenant_id in (free, pro):
+        await DeadLetters(place.worker, make.SHA_A).bury([make.letter(tenant_id, f"e{n}") for n in range(3)])
+        for event, age in (("e0", 1), ("e1", 8), ("e2", 91)):
+            await place.eyes.execute(
+                "UPDATE ingest_dlq SET last_seen_at = $3::timestamptz WHERE tenant_id = $1 AND event_id = $2",
+                tenant_id, event, datetime.now(UTC) - timedelta(days=age),
+            )  # fmt: skip
+    assert (await retention(place).take(free), await retention(place).take(pro)) == (Overdue(0, 0, 2), Overdue(0, 0, 1))
+    assert (await place.left(free, "ingest_dlq"), await place.left(pro, "ingest_dlq")) == ([1], [1, 8])
+    assert await place.eyes.fetchval("SELECT count(*) FROM chain_entries WHERE tenant_id = $1", free) == 3
+
+
+async def test_the_retention_role_reads_and_deletes_in_three_tables_as_one_tenant_and_no_more(place: Place) -> None:
+    free, pro = await place.tenant("free"), await place.tenant("pro")
+    await place.events(pro, 1)
+    assert await attest.findings(place.operator) == []
+    role = await place.eyes.fetchrow(
+        "SELECT rolcanlogin, rolinherit, rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication "
+        "FROM pg_roles WHERE rolname = 'fg_retention'"
+    )
+    assert tuple(role) == (False, False, False)
+    granted = await place.eyes.fetch(
+        "SELECT table_name, privilege_type FROM information_schema.table_privileges WHERE grantee = 'fg_retention'"
+    )
+    tables = ("event_keys", "ingest_dlq", "ingest_events")
+    assert {tuple(row) for row in granted} == {(table, verb) for table in tables for verb in ("SELECT", "DELETE")}
+    async with place.operator.tenant_transaction([free]) as connection:
+        await connection.execute("SET LOCAL ROLE fg_retention")
+        assert await connection.execute("DELETE FROM ingest_events") == "DELETE 0", "another tenant's rows"
+    with pytest.raises(UnexpectedAnswerError):
+        async with place.operator.tenant_transaction([pro]) as connection:
+            await connection.execute("DELETE FROM ingest_events")
+    with pytest.raises(UnknownTenantError):
+        await retention(place).take("nobody")
+
+
+async def test_the_command_says_what_would_go_then_takes_it_and_then_finds_nothing(
+    place: Place, tmp_path: Path
+) -> None:
+    free, pro = await place.tenant("free"), await place.tenant("pro")
+    for tenant_id in (free, pro):
+        await place.events(tenant_id, 1, 8, 91)
+    shell = Shell(tmp_path, FG_ADMIN_POSTGRES_DSN=place.dsn["operator"])
+    before = await place.everything()
+    planned = await asyncio.to_thread(shell.run, "retention", "run", "--dry-run", "--json")
+    assert planned.status == 0, planned
+    assert await place.everything() == before
+    done = await asyncio.to_thread(shell.run, "retention", "run", "--json", "--by", "ann")
+    assert done.document | {"dry_run": True} == planned.document
+    assert (done.document["events"], done.document["keys"], len(done.document["days_dropped"])) == (3, 3, 1)
+    by_tenant = {one["tenant_id"]: (one["events"], one["keys"]) for one in done.document["tenants"]}
+    assert by_tenant == {free: (2, 2), pro: (1, 1)}
+    assert f"deleted for {free}: 1 events, 2 keys, 0 dead letters" in done.stderr
+    assert (await place.left(free), await place.left(pro)) == ([1], [1, 8])
+    again = await asyncio.to_thread(shell.run, "retention", "run")
+    assert again.stdout == "gone: 0 events, 0 keys, 0 dead letters; 0 whole days\n"
