@@ -1,13 +1,14 @@
 """What the stores hold of a tenant, read with the administrator's eyes; and what another tenant can see of it."""
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-import asyncpg
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 from schemas.codes import DeadReason
 from schemas.envelope import EventKey, receipt
+from sinks.pg import Connection, Pool
+from sinks.settings import PostgresSettings
 
 _KEYS = """
 SELECT tenant_id, event_id, trace_id, request_id, app.rfc3339(ingest_ts) AS ingest_ts, stream, seq, body_sha256
@@ -55,9 +56,9 @@ class TenantState(NamedTuple):
 
 async def state_of(admin_dsn: str, tenant_id: str) -> TenantState:
     """One consistent view of the tenant's rows."""
-    connection = await asyncpg.connect(admin_dsn)
-    try:
-        async with connection.transaction(isolation="repeatable_read", readonly=True):
+    async with _connected(admin_dsn) as pool, pool.lent() as connection:
+        await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        try:
             keys = [EventKey(*row) for row in await connection.fetch(_KEYS, tenant_id)]
             return TenantState(
                 tenant_id,
@@ -78,31 +79,25 @@ async def state_of(admin_dsn: str, tenant_id: str) -> TenantState:
                 {row["meter"]: row["value"] for row in await connection.fetch(_METERS, tenant_id)},
                 await connection.fetchval("SELECT count(*) FROM evidence_outbox WHERE tenant_id = $1", tenant_id),
             )
-    finally:
-        await connection.close()
+        finally:
+            await connection.execute("ROLLBACK")
 
 
 async def foreign_rows(service_dsn: str, tenant_id: str) -> list[str]:
     """The tables in which a service's login, naming this tenant alone, sees rows of another."""
-    connection = await asyncpg.connect(service_dsn)
-    try:
+    async with _connected(service_dsn) as pool, pool.tenant_transaction([tenant_id]) as connection:
         found = []
         for table in [row["name"] for row in await connection.fetch(_TENANT_TABLES)]:
-            async with connection.transaction():
-                await connection.execute("SELECT app.set_tenants($1::text[])", [tenant_id])
-                # The name is the catalog's own, quoted by no one else's hand.
-                count = f'SELECT count(*) FROM "{table}" WHERE tenant_id IS DISTINCT FROM $1'  # noqa: S608
-                if await connection.fetchval(count, tenant_id):
-                    found.append(table)
+            # The name is the catalog's own, quoted by no one else's hand.
+            count = f'SELECT count(*) FROM "{table}" WHERE tenant_id IS DISTINCT FROM $1'  # noqa: S608
+            if await connection.fetchval(count, tenant_id):
+                found.append(table)
         return found
-    finally:
-        await connection.close()
 
 
 async def unfinished(admin_dsn: str, tenant_ids: Sequence[str], accepted: int) -> list[str]:
     """What still moves: events accepted and neither decided nor dead, rows not relayed, records not sealed."""
-    connection = await asyncpg.connect(admin_dsn)
-    try:
+    async with _connected(admin_dsn) as pool, pool.connection() as connection:
         row = await connection.fetchrow(
             """
             SELECT (SELECT count(*) FROM decisions WHERE tenant_id = ANY ($1)) AS decided,
@@ -116,8 +111,6 @@ async def unfinished(admin_dsn: str, tenant_ids: Sequence[str], accepted: int) -
             list(tenant_ids),
             DeadReason.EVENT_ID_CONFLICT.value,
         )
-    finally:
-        await connection.close()
     done = row["decided"] + row["dead"]
     found = {
         f"{done} of at least {max(accepted, row['keys'])} events decided or dead": done < max(accepted, row["keys"]),
@@ -127,5 +120,14 @@ async def unfinished(admin_dsn: str, tenant_ids: Sequence[str], accepted: int) -
     return [words for words, holds in found.items() if holds]
 
 
-async def _count(connection: Any, query: str, tenant_id: str) -> Counter[str]:
+@asynccontextmanager
+async def _connected(dsn: str) -> AsyncIterator[Pool]:
+    pool = await Pool.open(PostgresSettings(dsn=dsn, pool_size=1, statement_cache_size=0, acquire_timeout_ms=5_000))
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+async def _count(connection: Connection, query: str, tenant_id: str) -> Counter[str]:
     return Counter(row["event_id"] for row in await connection.fetch(query, tenant_id))

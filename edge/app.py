@@ -13,6 +13,7 @@ from edge.authenticate import Authenticator
 from edge.client_certificate import shown_uris
 from edge.connection import refusal_bytes
 from edge.endpoints import IngestEndpoints
+from edge.evidence import CONTENT, EVIDENCE_PREFIX, EXPORTS, EvidenceEndpoints, ExportEndpoints
 from edge.gate import Gate
 from edge.headers import read_fields
 from edge.openapi import openapi_document
@@ -50,12 +51,18 @@ class EdgeApp:
         reads = ReadEndpoints(settings, ports, gate, openapi_document(settings))
         self.stop = ingest.stop
         """To be called when the server begins to stop: requests that only wait are then answered at once."""
+        evidence = EvidenceEndpoints(ports, gate)
         self._event = Route("/v1/events/{event_id}", "GET", reads.event)
+        self._evidence = Route("/v1/evidence/{event_id}", "GET", evidence.event)
+        exports = ExportEndpoints(ports, gate)
+        self._export = Route("/v1/evidence/exports/{bundle_id}", "GET", exports.status)
+        self._content = Route("/v1/evidence/exports/{bundle_id}/content", "GET", exports.content)
         self._routes: Mapping[bytes, Route] = {
             route.template.encode(): route
             for route in (
                 Route("/ingest", "POST", ingest.single),
                 Route("/ingest/batch", "POST", ingest.batch),
+                Route("/v1/evidence/exports", "POST", exports.order),
                 Route("/v1/limits", "GET", reads.limits),
                 Route("/openapi.json", "GET", reads.openapi),
                 Route("/livez", "GET", reads.livez),
@@ -94,6 +101,10 @@ class EdgeApp:
         route = self._routes.get(path)
         if route is None and path.startswith(EVENTS_PREFIX):
             return self._event
+        if route is None and path.startswith(EXPORTS + b"/"):
+            return self._content if path.endswith(CONTENT) else self._export
+        if route is None and path.startswith(EVIDENCE_PREFIX):
+            return self._evidence
         return route
 
     def _head(self, scope: Scope) -> "_Head | Findings":

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import msgspec
 
 from edge.limits_document import Limits
+from edge.openapi_evidence import BUNDLE, BUNDLE_ID_IN_PATH, EXPORT_FIELDS
 from edge.openapi_fields import (
     ANSWER_FIELDS,
     BATCH_FIELDS,
@@ -20,9 +21,10 @@ from edge.reads import Ready
 from edge.settings import EdgeSettings
 from schemas.codes import TABLE, Code, Retry
 from schemas.envelope import Receipt
+from schemas.event_evidence import EventEvidence
 from schemas.registry import PUBLISHED
 
-OF_PATHS = frozenset({Code.NOT_FOUND, Code.METHOD_NOT_ALLOWED})
+OF_READS = frozenset({Code.NOT_FOUND, Code.METHOD_NOT_ALLOWED, Code.EVIDENCE_UNVERIFIED})
 OF_EVERY_REQUEST = (
     Code.MALFORMED_REQUEST,
     Code.REQUEST_ID_INVALID,
@@ -78,7 +80,7 @@ class Dead(msgspec.Struct, tag_field="status", tag="dead"):
 
 def openapi_document(settings: EdgeSettings) -> bytes:
     """The document as JSON; `settings` give the limits that are in the text."""
-    types = (Receipt, Decided, Dead, AcceptedLine, RefusedLine, Problem, Limits, Ready)
+    types = (Receipt, Decided, Dead, AcceptedLine, RefusedLine, Problem, Limits, Ready, EventEvidence)
     _, schemas = msgspec.json.schema_components(types, ref_template=REFERENCE)
     return msgspec.json.encode(
         {
@@ -121,6 +123,7 @@ def _paths(settings: EdgeSettings) -> dict[str, Any]:
                 [EVENT_ID_IN_PATH, *READ_FIELDS],
             ),
         },
+        **_evidence(reads),
         "/v1/limits": {
             "get": _operation(
                 "The limits in force for the sender's tenant",
@@ -143,8 +146,45 @@ def _paths(settings: EdgeSettings) -> dict[str, Any]:
     }
 
 
+def _evidence(reads: tuple[Code, ...]) -> dict[str, Any]:
+    return {
+        "/v1/evidence/{event_id}": {
+            "get": _operation(
+                "What proves one event: chain entries, artifacts, inclusion in signed checkpoints",
+                {"200": _answer("The evidence", "application/json", _reference("EventEvidence"))},
+                (*reads, Code.NOT_FOUND, Code.RATE_LIMITED, Code.EVIDENCE_UNVERIFIED),
+                [EVENT_ID_IN_PATH, *READ_FIELDS],
+            ),
+        },
+        "/v1/evidence/exports": {
+            "post": _operation(
+                "Order a bundle of the tenant's evidence",
+                {"202": _answer("Ordered; see Location", "application/json", BUNDLE) | {"headers": named("Location")}},
+                (*reads, Code.RATE_LIMITED),
+                EXPORT_FIELDS,
+            ),
+        },
+        "/v1/evidence/exports/{bundle_id}": {
+            "get": _operation(
+                "How a bundle stands",
+                {"200": _answer("Pending, ready or failed", "application/json", BUNDLE)},
+                (*reads, Code.NOT_FOUND, Code.RATE_LIMITED),
+                [BUNDLE_ID_IN_PATH, *READ_FIELDS],
+            ),
+        },
+        "/v1/evidence/exports/{bundle_id}/content": {
+            "get": _operation(
+                "A bundle that is ready (docs/evidence.md)",
+                {"200": _answer("The archive", "application/x-tar", {})},
+                (*reads, Code.NOT_FOUND, Code.RATE_LIMITED),
+                [BUNDLE_ID_IN_PATH, *READ_FIELDS],
+            ),
+        },
+    }
+
+
 def _offers() -> tuple[Code, ...]:
-    return tuple(code for code in Code if code not in OF_PATHS)
+    return tuple(code for code in Code if code not in OF_READS)
 
 
 def _single(settings: EdgeSettings) -> dict[str, Any]:

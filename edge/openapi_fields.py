@@ -51,6 +51,7 @@ ANSWER_FIELDS = {
     "Idempotency-Replayed": _out("There when this is the answer of an earlier request", "^true$"),
     "X-Retry-Budget-Remaining": _out("Tries left of an event that was offered again; advisory", "^[0-9]+$"),
     "Preference-Applied": _out("There when the answer waited for the decision", "^wait=[0-9]+$"),
+    "Location": _out("Where the bundle will be", "^/v1/evidence/exports/[0-9a-f-]+$"),
     "Retry-After": _out("Seconds until the same event may pass", "^[1-9][0-9]*$"),
     "WWW-Authenticate": _out("The scheme of the credential", "^Bearer$"),
 }

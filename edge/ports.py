@@ -1,7 +1,7 @@
 """What the edge needs from others, in its own words; `ops/wiring` matches these by shape."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -241,6 +241,29 @@ class Lives(Protocol):
         """The life as one JSON document, None when this tenant, or this agent, has no such event. Raises NoAnswer."""
 
 
+class Evidence(Protocol):
+    """The proofs of one event."""
+
+    async def evidence_of(self, tenant_id: str, event_id: str, agent_id: str | None) -> bytes | None:
+        """The evidence as one JSON document, None when this tenant, or this agent, has no such event.
+
+        Raises NoAnswer, with EVIDENCE_UNVERIFIED when what is stored is not what was signed.
+        """
+
+
+class Exports(Protocol):
+    """Bundles of a tenant's evidence: ordered here, built by a worker. Every method raises NoAnswer."""
+
+    async def order(self, tenant_id: str, bundle_id: str, wanted: tuple[str, str, bool], requested_by: str) -> bool:
+        """Commit an order: from, to, and whether with traces. False when the tenant has too many waiting."""
+
+    async def status(self, tenant_id: str, bundle_id: str) -> bytes | None:
+        """How the bundle stands as a JSON document, None when this tenant has none of that id."""
+
+    async def content(self, tenant_id: str, bundle_id: str) -> tuple[int, AsyncIterator[bytes]] | None:
+        """Size and bytes of a bundle that is ready here, None when there is none. The iterator raises NoAnswer."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgePorts:
     """Everything the edge is given. No port is optional: a missing guard must be a missing argument."""
@@ -257,6 +280,8 @@ class EdgePorts:
     decisions: Decisions
     credentials: Credentials
     lives: Lives
+    evidence: Evidence
+    exports: Exports
     clock_skewed: Callable[[], bool]
     """Whether the clocks of this process, Redis and Postgres are more than 2 s apart, or were not compared lately."""
     readiness: Callable[[], Readiness]

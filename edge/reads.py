@@ -1,7 +1,6 @@
 """What a sender may ask: the life of an event, its limits, and whether this edge serves."""
 
 from urllib.parse import unquote_to_bytes
-from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -14,15 +13,14 @@ from edge.refusals import not_found, refusal
 from edge.settings import EdgeSettings
 from edge.standing import standing_headers
 from edge.transport import JSON, Request, Response
-from edge.turns import Turns
+from edge.turns import TenantTurns
 from schemas.answers import NoAnswer
-from schemas.codes import Code
 from schemas.ids import is_event_id
 from schemas.principal import Principal, Scope
 
 EVENTS_PREFIX = b"/v1/events/"
 READS_AT_ONCE = 1
-"""Of one tenant at one edge: whoever reads much waits for its own reads, and nobody else does."""
+"""Of one tenant at one edge."""
 
 
 class Ready(msgspec.Struct, frozen=True):
@@ -45,8 +43,7 @@ class ReadEndpoints:
         self._gate = gate
         self._openapi = openapi
         self._admissions = Admissions(ports, settings)
-        self._turns: WeakValueDictionary[str, Turns] = WeakValueDictionary()
-        """Of the tenants that are reading now: a tenant's turns are kept by its requests."""
+        self._turns = TenantTurns(READS_AT_ONCE)
 
     async def event(self, request: Request) -> Response:
         """The whole life of one event. Foreign, unknown and impossible ids are answered alike."""
@@ -57,17 +54,11 @@ class ReadEndpoints:
         if not is_event_id(event_id):
             return not_found(request)
         try:
-            async with self._turns_of(sender.tenant_id).one():
+            async with self._turns.of(sender.tenant_id).one():
                 life = await self._ports.lives.life_of(sender.tenant_id, event_id, sender.agent_id)
         except NoAnswer as failure:
             return refusal(request, finding(failure.code))
         return not_found(request) if life is None else Response(200, JSON, life)
-
-    def _turns_of(self, tenant_id: str) -> Turns:
-        turns = self._turns.get(tenant_id)
-        if turns is None:
-            turns = self._turns[tenant_id] = Turns(READS_AT_ONCE, Code.RATE_LIMITED)
-        return turns
 
     async def limits(self, request: Request) -> Response:
         """What the sender's tenant may send now. Asking costs nothing of it."""

@@ -1,10 +1,15 @@
 """Bytes in and out of one HTTP request (ASGI), with every read bounded."""
 
 import asyncio
+import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from schemas.answers import NoAnswer
+
+log = logging.getLogger("edge")
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -23,14 +28,22 @@ NDJSON = b"application/x-ndjson"
 PROBLEM = b"application/problem+json"
 
 
+class Pieces(NamedTuple):
+    """A body that is too large to be held: so many bytes, as they come."""
+
+    size: int
+    pieces: AsyncIterator[bytes]
+
+
 class Response(NamedTuple):
-    """An answer. With `closes` the rest of the body is unwanted and the connection ends."""
+    """An answer. With `closes` the rest of the body is unwanted and the connection ends. `pieces` replace `body`."""
 
     status: int
     media_type: bytes
     body: bytes
     headers: Sequence[tuple[bytes, bytes]] = ()
     closes: bool = False
+    pieces: Pieces | None = None
 
 
 @dataclass(slots=True)
@@ -91,7 +104,7 @@ async def respond(request: Request, response: Response, send: Send) -> None:
         closes = not await _discard(request.receive)
     headers = [
         (b"content-type", response.media_type),
-        (b"content-length", b"%d" % len(response.body)),
+        (b"content-length", b"%d" % (len(response.body) if response.pieces is None else response.pieces.size)),
         (b"x-request-id", request.request_id.encode()),
         *response.headers,
     ]
@@ -103,7 +116,27 @@ async def respond(request: Request, response: Response, send: Send) -> None:
         await _discard(request.receive)
         await send({"type": "http.response.body", "body": b""})
         return
-    await _send_body(response.body, send)
+    if response.pieces is None:
+        await _send_body(response.body, send)
+    else:
+        await _send_pieces(response.pieces, send)
+
+
+async def _send_pieces(body: Pieces, send: Send) -> None:
+    """A body that breaks off is not ended: the server then closes the connection, and the length tells the client."""
+    left = body.size
+    try:
+        async for piece in body.pieces:
+            left -= len(piece)
+            for start in range(0, len(piece), PIECE_BYTES):
+                await send(
+                    {"type": "http.response.body", "body": piece[start : start + PIECE_BYTES], "more_body": True}
+                )
+    except NoAnswer as failure:
+        log.error("a body broke off: %s", failure.code)  # noqa: TRY400  (the code is all there is to say)
+        return
+    if left == 0:
+        await send({"type": "http.response.body", "body": b""})
 
 
 async def _send_body(body: bytes, send: Send) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from weakref import WeakValueDictionary
 
 from schemas.answers import NoAnswer
 from schemas.codes import Code
@@ -29,3 +30,18 @@ class Turns:
             yield
         finally:
             self._free.release()
+
+
+class TenantTurns:
+    """Turns of each tenant's own: whoever reads much waits for its own reads, and nobody else does."""
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._turns: WeakValueDictionary[str, Turns] = WeakValueDictionary()
+        """Of the tenants that are reading now: a tenant's turns are kept by its requests."""
+
+    def of(self, tenant_id: str) -> Turns:
+        turns = self._turns.get(tenant_id)
+        if turns is None:
+            turns = self._turns[tenant_id] = Turns(self._at_once, Code.RATE_LIMITED)
+        return turns

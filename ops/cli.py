@@ -30,9 +30,17 @@ COMMANDS = {
     "tenants": Entry("ops.commands.tenants", "tenants", "Add and list tenants."),
     "keys": Entry("ops.commands.keys", "keys", "Issue, revoke and list API keys."),
     "limits": Entry("ops.commands.limits", "limits", "Set, show and clear limits of single tenants."),
+    "policy": Entry("ops.commands.policy", "policy", "Test and rehearse the rules; keep what tenants add to them."),
     "break-glass": Entry(
         "ops.commands.break_glass", "break_glass", "Arm the emergency override for the loss of Redis."
     ),
+    "stages": Entry("ops.commands.stages", "stages", "Show what each stage may take, hold and try."),
+    "dlq": Entry("ops.commands.dlq", "dlq", "List and take dead letters."),
+    "retention": Entry("ops.commands.retention", "retention", "Let go of what no plan keeps any longer."),
+    "meters": Entry("ops.commands.meters", "meters", "Hold what tenants are billed against the evidence."),
+    "export": Entry("ops.commands.export", "export", "Write a tenant's evidence to a file that anybody can verify."),
+    "keyring": Entry("ops.commands.keyring", "keyring", "Make, rotate and show the key ring of evidence."),
+    "witness": Entry("ops.commands.witness", "witness", "Countersign the rounds of somebody else's evidence."),
     "migrate": Entry("ops.commands.migrate", "migrate", "Bring Postgres and JetStream to this version's layout."),
     "edge": Entry("ops.commands.services", "edge", "Run one ingest edge."),
     "worker": Entry("ops.commands.services", "worker", "Run one worker."),

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
@@ -19,16 +20,20 @@ from edge.throttle import AdaptiveThrottle
 from ops.clock import new_span_id, new_uuid7
 from ops.clock_watch import ClockWatch
 from ops.connect import connected
+from ops.late_worm import LateWorm
 from ops.redis_watch import RedisWatch
 from ops.settings import Settings
 from ops.telemetry import PrometheusMeter
-from ops.watch import IsolationWatch
+from ops.watch import IsolationWatch, unpublished
+from schemas.metrics import RLS_DENIED
 from schemas.readiness import Readiness
 from schemas.units import Clock
 from sinks.agent_keys import AgentKeys
 from sinks.api_keys import ApiKeys
 from sinks.decisions import Decisions
+from sinks.event_evidence import EvidenceReader, ServedFiles
 from sinks.event_keys import EventKeys
+from sinks.exports import ExportDesk
 from sinks.life import Lives
 from sinks.limits import RuntimeLimits
 from sinks.serving import EdgePools
@@ -61,13 +66,13 @@ class _Links(NamedTuple):
     background: Redis
 
 
-async def _linked(settings: Settings, stack: AsyncExitStack) -> _Links:
+async def _linked(settings: Settings, meter: PrometheusMeter, stack: AsyncExitStack) -> _Links:
     """Open every connection; `stack` closes them."""
     jetstream = await connected(settings.streams.url, "edge")
     stack.push_async_callback(jetstream.close)
     system = await connected(settings.streams.system_url, "system")
     stack.push_async_callback(system.close)
-    pools = await EdgePools.open(settings.postgres)
+    pools = await EdgePools.open(settings.postgres, partial(meter.add, RLS_DENIED, 1, "edge"))
     stack.push_async_callback(pools.close)
     clients = [redis_client(settings.redis_url) for _ in range(2)]
     for client in clients:
@@ -79,9 +84,9 @@ async def _linked(settings: Settings, stack: AsyncExitStack) -> _Links:
 async def assembled(settings: Settings, meter: PrometheusMeter, clock: Clock) -> AsyncIterator[EdgeParts]:
     """The parts, connected; on leaving, what was submitted is settled and every connection is closed."""
     async with AsyncExitStack() as stack:
-        jetstream, system, pools, admitting, background = await _linked(settings, stack)
+        jetstream, system, pools, admitting, background = await _linked(settings, meter, stack)
         durability = DurabilityWatch(jetstream, system, settings.streams, clock)
-        isolation = IsolationWatch(pools.checks)
+        isolation = IsolationWatch(pools.checks, unpublished)
         redis_watch = RedisWatch(background, settings.env)
         clocks = ClockWatch(clock, background, pools.checks)
         coordination = RedisCoordination(admitting, settings.edge)
@@ -94,6 +99,8 @@ async def assembled(settings: Settings, meter: PrometheusMeter, clock: Clock) ->
         glass = ArmedDocument(settings.break_glass_file, settings.break_glass_public_key_file, settings.env, clock)
         circuits = Breakers(background, settings.breaker, clock, meter, glass.armed)
         stack.push_async_callback(circuits.close)
+        worm = LateWorm(settings.evidence)
+        files = ServedFiles(settings.evidence.keyring_file, settings.evidence.checkpoint_secret_file)
         watch = _Watch(jetstream, pools, durability, isolation, redis_watch, clocks, depths, circuits, glass)
         ports = EdgePorts(
             publisher=publisher,
@@ -108,6 +115,8 @@ async def assembled(settings: Settings, meter: PrometheusMeter, clock: Clock) ->
             decisions=Decisions(pools.reads),
             credentials=ApiKeys(pools.credentials),
             lives=Lives(pools.reads),
+            evidence=EvidenceReader(pools.reads, worm, files),
+            exports=ExportDesk(pools.reads, worm),
             clock_skewed=clocks.skewed,
             redis_proven=redis_watch.proven,
             readiness=watch.readiness,

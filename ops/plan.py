@@ -8,6 +8,7 @@ from ops.children import this_program
 from ops.embedded import EmbeddedServers
 from ops.embedded.directory import DataDirectory
 from ops.embedded.process import Command, StartError
+from ops.evidence_files import EvidenceFiles
 from ops.overview import HOST
 from ops.settings import Settings, environment
 from ops.settings_table import TABLE
@@ -21,14 +22,12 @@ from sinks.limits import RuntimeLimits
 from sinks.migrate import MigrationError, migrate
 from sinks.pg import Pool
 from sinks.settings import PostgresSettings
-from sinks.signing import create_key
 from sinks.tenants import Tenants
 from streams import topology
 from streams.jetstream import ApiError
 from streams.settings import StreamSettings
 
 TENANT_ID = "demo"
-SIGNING_KEY = "signing-key.pem"
 WORM = "worm"
 SCOPES = (Scope.INGEST, Scope.EVENTS_READ, Scope.EVIDENCE_READ)
 LIMITS = {"rps": 10_000, "burst": 20_000, "events_per_month_max": NO_QUOTA}
@@ -55,9 +54,7 @@ async def lay_out(servers: EmbeddedServers, settings: StreamSettings) -> None:
 async def _provision(settings: Settings, servers: EmbeddedServers, directory: DataDirectory) -> Provision:
     await lay_out(servers, settings.streams)
     (servers.data_dir / WORM).mkdir(mode=0o700, exist_ok=True)
-    key_file = servers.data_dir / SIGNING_KEY
-    if not key_file.exists():
-        create_key(key_file)
+    EvidenceFiles.of(servers.data_dir).ensure()
     if directory.secrets.api_key:
         return Provision(TENANT_ID, directory.secrets.api_key, first=False)
     operator = PostgresSettings(dsn=servers.postgres_dsn("operator"), pool_size=1, statement_cache_size=0)
@@ -74,10 +71,13 @@ async def _provision(settings: Settings, servers: EmbeddedServers, directory: Da
 
 def _command(settings: Settings, name: str, servers: EmbeddedServers, http_port: int, admin_port: int) -> Command:
     """The edge or worker with its own role's addresses; secrets travel in the environment, never in arguments."""
+    files = EvidenceFiles.of(servers.data_dir)
     values = {
         "FG_DATA_DIR": str(servers.data_dir),
         "FG_WORM_DIR": str(servers.data_dir / WORM),
-        "FG_SIGNING_KEY_FILE": str(servers.data_dir / SIGNING_KEY),
+        "FG_SIGNING_KEY_FILE": str(files.signing_key),
+        "FG_KEYRING_FILE": str(files.keyring),
+        "FG_CHECKPOINT_SECRET_FILE": str(files.checkpoint_secret),
         "FG_NATS_URL": servers.nats_url(name),
         "FG_NATS_SYSTEM_URL": servers.nats_url("system"),
         "FG_NATS_REPLICAS": "1",

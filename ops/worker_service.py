@@ -3,58 +3,62 @@
 import asyncio
 import signal
 from collections.abc import Sequence
+from functools import partial
 
 from ops.clock import SystemClock
 from ops.connect import connected
+from ops.dead_letter_watch import DeadLetterWatch
+from ops.evidence_duty import EvidenceDuty
+from ops.evidence_parts import worm_of
+from ops.evidence_watch import GuardedKeeper, GuardedLedger, GuardedLetters, GuardedStore
+from ops.exporter import Exporter
 from ops.health import admin_server
+from ops.reports import AttestationReport
 from ops.settings import Settings, settings_hash
+from ops.stage_parts import StageParts
 from ops.telemetry import PrometheusMeter
 from ops.watch import IsolationWatch, TopologyWatch
+from ops.worm_watch import WormWatch
+from schemas.metrics import DB_WRITE_MS, RLS_DENIED
 from schemas.readiness import Readiness
 from schemas.subjects import (
     PARTITIONS,
-    STREAM_ADVISORIES,
     STREAM_DECIDE,
     STREAM_DLQ,
     STREAM_EVENTS,
-    consumer_name,
 )
 from sinks.artifacts import ArtifactIndex
+from sinks.attempts import Attempts
 from sinks.dead_letters import DeadLetters
 from sinks.event_keys import EventKeys
 from sinks.evidence import EvidenceKeeper
 from sinks.ledger import DecisionLedger
 from sinks.outbox import Outbox
 from sinks.pg import Pool
+from sinks.policy_data import PolicyDataReader
+from sinks.retention_plans import RetentionPlans
 from sinks.signing import Signer
-from sinks.worm import DirectoryWorm
+from sinks.waiting_letters import WaitingLetters
 from streams.committer import GroupCommitter, unbarred
 from streams.graveyard import Graveyard
-from streams.inbox import Inbox
 from streams.jetstream import JetStream
+from streams.keeper import Keeper
 from streams.opa import RemotePolicy
 from streams.policy import EmbeddedPolicy, Policy
 from streams.relay import Relay
-from streams.runner import Batching, Runner, Settled, Stage, keep_settled
+from streams.runner import Runner, Settled, Stage, keep_settled
 from streams.stages.advisory import AdvisoryStage
 from streams.stages.dead_letter import DeadLetterStage
 from streams.stages.decision import DecisionStage
 from streams.stages.dedupe import DedupeStage
 from streams.stages.evidence import EvidenceStage
 from streams.sweeper import QueueSweeper
-from streams.topology import ADVISORY_CONSUMER, STAGES, stage_stream
+from streams.topology import STAGES, stage_stream
 
-LANES = {"dedupe": 2, "decision": 2, "evidence": 4, "dlq": 1}
-"""Runners per stage: a lane takes every n-th partition and works its batches one after the other, so that a
-tenant's events keep their order while small batches of many partitions share a transaction."""
 QUEUE_STAGES = ("dedupe", "decision")
 """Stages that read a queue, which is swept behind them; the others read a history."""
-BATCHING = {
-    "dedupe": Batching(messages_max=512, linger_ms=200),
-    "decision": Batching(messages_max=512, linger_ms=200),
-    "evidence": Batching(messages_max=1_000, linger_ms=1_000),  # one sealed, fsynced segment a batch and partition
-    "dlq": Batching(messages_max=64, linger_ms=50),
-}
+RETRIED_STAGES = ("dedupe", "decision", "evidence")
+"""Stages whose events may fail by their own fault and be tried again."""
 
 
 class Worker:
@@ -69,21 +73,36 @@ class Worker:
         self._pool = pool
         self._meter = meter
         self._clock = SystemClock()
-        self.isolation = IsolationWatch(pool)
         self.topology = TopologyWatch(jetstream, settings.streams)
+        self.unseen = DeadLetterWatch(WaitingLetters(pool), settings.retry, meter)
         self.keys = EventKeys(pool)
         self.ledger = DecisionLedger(pool)
         self.letters = DeadLetters(pool, settings_hash(settings))
         self.outbox = Outbox(pool)
+        self.attempts = Attempts(pool, settings.retry.window_seconds, self._clock)
         signer = Signer.load(settings.evidence.signing_key_file)
-        worm = DirectoryWorm(settings.evidence.worm_dir)
-        self.evidence = EvidenceKeeper(worm, ArtifactIndex(pool), signer, self._clock)
+        report = AttestationReport(settings.evidence.reports_dir, signer, self._clock)
+        self.isolation = IsolationWatch(pool, report.publish)
+        worm = worm_of(settings.evidence)
+        self.worm = WormWatch(worm)
+        plans = RetentionPlans(pool, dict(settings.evidence.retention_days_by_tier))
+        self.evidence = EvidenceKeeper(worm, ArtifactIndex(pool), plans, signer, self._clock)
+        self.exporter = Exporter(settings.evidence, pool, worm, self._clock)
+        self.duty = EvidenceDuty(settings.evidence, pool, worm, signer, self._clock, meter)
+        self._keeper = Keeper(jetstream, settings.streams, meter)
         self._runners: list[Runner] = []
+        self._parts: StageParts | None = None
 
     async def run(self, stages: Sequence[str], stopping: asyncio.Event) -> None:
-        """Work until `stopping` is set. Anything a stage did not foresee ends the process, unacknowledged."""
+        """Work until `stopping` is set. Anything a stage did not foresee ends the process, unacknowledged.
+
+        Raises EvidenceRefusedError, before any stage runs, when the stored evidence speaks against it.
+        """
+        await self.duty.admit(stopping)
         relay = Relay(self.outbox, self._committer(STREAM_EVENTS))
         graveyard = Graveyard(self._committer(STREAM_DLQ))
+        parts = StageParts(self._settings, self._jetstream, graveyard, self.attempts, self._meter, self._clock)
+        self._parts = parts
         sweepers: list[QueueSweeper] = []
         for name in stages:
             stage = self._stage(name, relay)
@@ -92,36 +111,48 @@ class Worker:
                 if name in QUEUE_STAGES:
                     sweepers.append(QueueSweeper(self._jetstream, name, stream, partitions))
                     settled = sweepers[-1].settled
-                self._runners += self._lanes(stage, stream, partitions, graveyard, settled)
+                self._runners += self._lanes(parts, stage, partitions, settled)
         if "dlq" in stages:
-            self._runners.append(self._advisories(graveyard))
+            self._runners.append(self._advisories(parts, graveyard))
+        self._runners.append(self._retries(parts, relay))
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.duty.run(stopping))
+            tasks.create_task(self.exporter.run(stopping))
             tasks.create_task(self.isolation.run(stopping))
             tasks.create_task(self.topology.run(stopping))
+            tasks.create_task(self.unseen.run(stopping))
+            tasks.create_task(self.worm.run(stopping))
+            tasks.create_task(self._policy.run(stopping))
             tasks.create_task(relay.run(stopping))
+            tasks.create_task(self._keeper.run(stopping))
             for sweeper in sweepers:
                 tasks.create_task(sweeper.run(stopping))
             for runner in self._runners:
                 tasks.create_task(runner.run(stopping))
+        await self._keeper.release()
 
     def readiness(self) -> Readiness:
-        reasons = [*self.isolation.findings, *self.topology.findings]
+        reasons = [*self.duty.findings, *self.isolation.findings, *self.topology.findings, *self._policy.findings]
         if not self._jetstream.connected:
             reasons.append("no connection to the broker")
+        reasons += [*self.unseen.findings, *self.worm.findings]
         if not self.isolation.store_answers:
             reasons.append("the database does not answer")
         reasons += sorted({f"stage {runner.stage_name} is paused" for runner in self._runners if runner.paused})
-        return Readiness(tuple(reasons))
+        if self._parts is not None:
+            reasons += [f"stage {stage} has a dead-letter storm" for stage in self._parts.storms]
+        return Readiness(tuple(reasons), (*self._policy.notices, *self.duty.degraded))
 
     def _stage(self, name: str, relay: Relay) -> Stage:
         match name:
             case "dedupe":
-                return DedupeStage(self.keys, self._committer(STREAM_DECIDE), self._pool)
+                return DedupeStage(self.keys, self._committer(STREAM_DECIDE), self._pool, self._clock)
             case "decision":
                 return DecisionStage(
                     policy=self._policy,
-                    ledger=self.ledger,
-                    store=self._pool,
+                    policy_data=PolicyDataReader(self._pool, self._clock),
+                    ledger=GuardedLedger(self.ledger, self.duty.watch),
+                    store=GuardedStore(self._pool, self.duty.watch),
                     clock=self._clock,
                     config_hash=settings_hash(self._settings),
                     enforce=self._settings.opa_enforce,
@@ -129,9 +160,11 @@ class Worker:
                     committed=relay.committed,
                 )
             case "evidence":
-                return EvidenceStage(self.evidence, self._pool)
+                return EvidenceStage(GuardedKeeper(self.evidence, self.duty.watch), self._pool)
             case "dlq":
-                return DeadLetterStage(self.letters, self._pool, self._clock, self._meter, relay.committed)
+                letters = GuardedLetters(self.letters, self.duty.watch)
+                store = GuardedStore(self._pool, self.duty.watch)
+                return DeadLetterStage(letters, store, self._clock, self._meter, relay.committed)
             case _:
                 raise ValueError(f"no such stage: {name}")
 
@@ -142,33 +175,23 @@ class Worker:
             found.setdefault(stage_stream(stage, partition, self._settings.streams), []).append(partition)
         return found
 
-    def _lanes(
-        self, stage: Stage, stream: str, partitions: Sequence[int], graveyard: Graveyard, settled: Settled
-    ) -> list[Runner]:
-        lanes = [self._runner(stage, graveyard, BATCHING[stage.name], settled) for _ in range(LANES[stage.name])]
+    def _lanes(self, parts: StageParts, stage: Stage, partitions: Sequence[int], settled: Settled) -> list[Runner]:
+        lanes = [parts.runner(stage, settled) for _ in range(parts.budgets[stage.name].lanes)]
         for position, partition in enumerate(partitions):
             lane = lanes[position % len(lanes)]
-            lane.add(self._inbox(stream, consumer_name(stage.name, partition), lane))
+            lane.add(self._keeper.inbox(parts.budgets[stage.name], partition, lane.arrived))
         return lanes
 
-    def _advisories(self, graveyard: Graveyard) -> Runner:
+    def _advisories(self, parts: StageParts, graveyard: Graveyard) -> Runner:
         stage = AdvisoryStage(self._jetstream, graveyard, self._settings.streams)
-        runner = self._runner(stage, graveyard, BATCHING["dlq"], keep_settled)
-        runner.add(self._inbox(STREAM_ADVISORIES, ADVISORY_CONSUMER, runner))
+        runner = parts.runner(stage, keep_settled)
+        runner.add(self._keeper.inbox(parts.budgets["advisory"], 0, runner.arrived))
         return runner
 
-    def _runner(self, stage: Stage, graveyard: Graveyard, batching: Batching, settled: Settled) -> Runner:
-        return Runner(
-            stage=stage,
-            jetstream=self._jetstream,
-            graveyard=graveyard,
-            batching=batching,
-            meter=self._meter,
-            settled=settled,
-        )
-
-    def _inbox(self, stream: str, consumer: str, runner: Runner) -> Inbox:
-        return Inbox(self._jetstream, self._settings.streams, stream, consumer, runner.arrived)
+    def _retries(self, parts: StageParts, relay: Relay) -> Runner:
+        runner = parts.retries({name: self._stage(name, relay) for name in RETRIED_STAGES})
+        runner.add(self._keeper.inbox(parts.budgets["retry"], 0, runner.arrived))
+        return runner
 
     def _committer(self, stream: str) -> GroupCommitter:
         return GroupCommitter(self._jetstream, self._settings.streams, stream, self._meter, unbarred)
@@ -184,12 +207,16 @@ async def policy_of(settings: Settings) -> Policy:
     return EmbeddedPolicy.load(settings.policy_dir)
 
 
+def _noted(meter: PrometheusMeter, table: str, operation: str, elapsed_ms: float) -> None:
+    meter.add(DB_WRITE_MS, elapsed_ms, table, operation)
+
+
 async def build(settings: Settings) -> tuple[Worker, PrometheusMeter, JetStream, Pool]:
     """Connect and put a worker together. Returns once the broker answers; the database may come later."""
     meter = PrometheusMeter("worker")
     policy = await policy_of(settings)
     jetstream = await connected(settings.streams.url, "worker")
-    pool = await Pool.open(settings.postgres)
+    pool = await Pool.open(settings.postgres, partial(meter.add, RLS_DENIED, 1, "worker"), partial(_noted, meter))
     return Worker(settings, policy, jetstream, pool, meter), meter, jetstream, pool
 
 

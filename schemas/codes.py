@@ -65,6 +65,7 @@ class Code(StrEnum):
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
     DURABILITY_UNPROVEN = "DURABILITY_UNPROVEN"
     CLOCK_SKEW = "CLOCK_SKEW"
+    EVIDENCE_UNVERIFIED = "EVIDENCE_UNVERIFIED"
 
 
 class Retry(StrEnum):
@@ -141,6 +142,7 @@ TABLE: dict[Code, Row] = {
     Code.OUTCOME_UNKNOWN: Row(503, _SAME, "the event may or may not be stored; send the same event_id again"),
     Code.DURABILITY_UNPROVEN: Row(503, _SAME, "the stream's durability is not proven; nothing was enqueued"),
     Code.CLOCK_SKEW: Row(503, _SAME, "the clocks of this service disagree; nothing was enqueued"),
+    Code.EVIDENCE_UNVERIFIED: Row(500, _NEVER, "the stored evidence is not what was signed; nothing of it is told"),
 }
 
 

@@ -28,6 +28,16 @@ class Score(NamedTuple):
     contributions: tuple[Contribution, ...]
 
 
+class Span(msgspec.Struct, frozen=True):
+    """One step of an event's way, in microseconds since the Unix epoch. The first one has no parent: empty."""
+
+    end_us: int
+    name: str
+    parent_span_id: str
+    span_id: str
+    start_us: int
+
+
 Features = dict[str, Any]
 """Feature name to bool, int or short string; never a float, so that it can be hashed (RFC 8785)."""
 
@@ -36,7 +46,9 @@ class DecisionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """The artifact's payload: everything decided about one event, without its place in the chain.
 
     Strings and ints below 2**53 only; `canonical_plain` of it is hashed into the chain entry.
-    `break_glass` is a member only of events accepted under an emergency override.
+    `break_glass` is a member only of events accepted under an emergency override,
+    `policy_data_sha256` only where the rules were given data of the tenant. `spans` are sorted by
+    (`start_us`, `span_id`); records of version 1 have none.
     """
 
     v: int
@@ -63,3 +75,5 @@ class DecisionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     features: Features
     contributions: tuple[Contribution, ...]
     break_glass: str = ""
+    policy_data_sha256: str = ""
+    spans: tuple[Span, ...] = ()

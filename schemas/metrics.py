@@ -110,7 +110,7 @@ PIPELINE_PHASE_MS = Metric(
     "histogram",
     "worker",
     ("phase",),
-    "Time of features, policy and scoring for one event, milliseconds",
+    "Time of features, policy and scoring for one event, and of all three (`total`), milliseconds",
 )
 DB_WRITE_MS = Metric(
     "frostgate_db_write_latency_ms",

@@ -47,7 +47,10 @@ class OutboxRow(NamedTuple):
 
 
 class ArtifactRow(NamedTuple):
-    """Where one artifact lies: byte `segment_offset` of the segment `segment_id`."""
+    """Where one artifact lies: byte `segment_offset` of the segment `segment_id`.
+
+    `trace_hash` is the sha256 of its canonical list of spans.
+    """
 
     tenant_id: str
     event_id: str
@@ -58,3 +61,4 @@ class ArtifactRow(NamedTuple):
     segment_id: str
     segment_offset: int
     chain_seq: int
+    trace_hash: str

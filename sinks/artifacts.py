@@ -22,14 +22,15 @@ CROSS JOIN LATERAL (
 _INDEX = """
 INSERT INTO decision_evidence_artifacts (
     tenant_id, event_id, artifact_class, artifact_id, artifact_sha256, artifact_bytes, segment_id, segment_offset,
-    chain_seq, stored_at
+    chain_seq, trace_hash, stored_at
 )
 SELECT a.*, now()
 FROM unnest(
-    $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::bigint[], $9::bigint[]
+    $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::bigint[], $9::bigint[],
+    $10::text[]
 ) AS a (
     tenant_id, event_id, artifact_class, artifact_id, artifact_sha256, artifact_bytes, segment_id, segment_offset,
-    chain_seq
+    chain_seq, trace_hash
 )
 ON CONFLICT DO NOTHING
 RETURNING tenant_id, to_char(stored_at AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day, artifact_bytes
@@ -61,7 +62,8 @@ class ArtifactIndex:
         Raises NoAnswer: indexing again has the effect of once.
         """
         ordered = sorted(rows)
-        async with self._pool.tenant_transaction(sorted({row.tenant_id for row in rows})) as connection:
+        tenant_ids = sorted({row.tenant_id for row in rows})
+        async with self._pool.writing(tenant_ids, "decision_evidence_artifacts", "insert") as connection:
             added = await connection.fetch(_INDEX, *zip(*ordered, strict=True))
             if added:
                 sizes: Counter[TenantDay] = Counter()

@@ -65,7 +65,8 @@ class EventKeys:
         first: dict[_Identity, Claim] = {}
         for claim in sorted(claims, key=lambda claim: (*_identity(claim), claim.key.stream, claim.key.seq)):
             first.setdefault(_identity(claim), claim)
-        async with self._pool.tenant_transaction(sorted({tenant_id for tenant_id, _ in first})) as connection:
+        tenant_ids = sorted({tenant_id for tenant_id, _ in first})
+        async with self._pool.writing(tenant_ids, "event_keys", "insert") as connection:
             claimed = await _claim(connection, list(first.values()))
             positions = {identity: _position(first[identity].key) for identity in claimed}
             known = [identity for identity in first if identity not in claimed]

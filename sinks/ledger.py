@@ -57,7 +57,7 @@ class DecisionLedger:
 
     async def _record(self, records: Sequence[DecisionRecord], drafts: Sequence[Draft], *, looking: bool) -> None:
         tenant_ids = sorted({record.tenant_id for record in records})
-        async with self._pool.tenant_transaction(tenant_ids) as connection:
+        async with self._pool.writing(tenant_ids, "decisions", "insert") as connection:
             links = await chain.append(connection, EntryKind.DECISION, drafts, looking=looking)
             fresh = [(record, link) for record, link in zip(records, links, strict=True) if link is not None]
             if fresh:

@@ -23,7 +23,9 @@ BODY_BYTES_MAX = 3 * 1024 * 1024
 """A manifest of 1,000 artifacts with the longest names stays below the rest of the 4 MiB."""
 PAYLOAD_TYPE = "application/vnd.frostgate.segment+json"
 _TYPE, _VERSION = "frostgate.segment", 1
-_SEGMENT_ID = re.compile(r"(\d{4}-\d{2}-\d{2})-p(\d{2})-[0-9a-f]{32}", re.ASCII)
+_SEGMENT_ID = re.compile(r"(?:([a-z]{1,16})-)?(\d{4}-\d{2}-\d{2})-p(\d{2})-[0-9a-f]{32}", re.ASCII)
+"""The first sealed segments, from before evidence was kept apart by plan, have no class."""
+_RETENTION_CLASS = re.compile(r"[a-z]{1,16}")
 _ARTIFACT_CLASS = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
@@ -75,7 +77,7 @@ class ManifestArtifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     length: int
 
 
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     type: str
     version: int
     segment_id: str
@@ -84,6 +86,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body_sha256: str
     body_bytes: int
     artifacts: tuple[ManifestArtifact, ...]
+    retention_class: str = ""
 
 
 def portions(artifacts: Iterable[SealedInput]) -> Iterator[list[SealedInput]]:
@@ -101,17 +104,21 @@ def portions(artifacts: Iterable[SealedInput]) -> Iterator[list[SealedInput]]:
         yield portion
 
 
-def seal(signer: Signer, partition: int, artifacts: Sequence[SealedInput], now_ms: UnixMs) -> Segment:
-    """Make the segment of these artifacts.
+def seal(
+    signer: Signer, partition: int, retention_class: str, artifacts: Sequence[SealedInput], now_ms: UnixMs
+) -> Segment:
+    """Make the segment of these artifacts, all of tenants of one retention class: an object has one lock.
 
     The same arguments make the same bytes under the same key, so a caller that takes `now_ms` from
     the artifacts themselves may seal and put again after a crash.
 
-    Raises ValueError when a record is not what its hash says or no single line, and when the
-    artifacts are none, more than 1,000 or more than 3 MiB.
+    Raises ValueError when a record is not what its hash says or no single line, when the artifacts
+    are none, more than 1,000 or more than 3 MiB, and for what is no class.
     """
     if not 0 < len(artifacts) <= ARTIFACTS_MAX:
         raise ValueError(f"a segment holds 1 to {ARTIFACTS_MAX} artifacts")
+    if _RETENTION_CLASS.fullmatch(retention_class) is None:
+        raise ValueError("a retention class is a short lower-case word")
     entries = []
     offset = 0
     for artifact in artifacts:
@@ -126,7 +133,15 @@ def seal(signer: Signer, partition: int, artifacts: Sequence[SealedInput], now_m
     if len(body) > BODY_BYTES_MAX:
         raise ValueError(f"the records of a segment are at most {BODY_BYTES_MAX} bytes")
     unnamed = Manifest(
-        _TYPE, _VERSION, "", partition, format_rfc3339(now_ms), sha256_hex(body), len(body), tuple(entries)
+        type=_TYPE,
+        version=_VERSION,
+        segment_id="",
+        partition=partition,
+        created_at=format_rfc3339(now_ms),
+        body_sha256=sha256_hex(body),
+        body_bytes=len(body),
+        artifacts=tuple(entries),
+        retention_class=retention_class,
     )
     manifest = msgspec.structs.replace(unnamed, segment_id=_segment_id(unnamed))
     first_line = signer.sign(PAYLOAD_TYPE, canonical_plain(manifest)) + b"\n"
@@ -139,7 +154,9 @@ def segment_key(segment_id: str) -> str:
     found = _SEGMENT_ID.fullmatch(segment_id)
     if found is None:
         raise ValueError("not a segment id")
-    return f"segments/{found[1]}/p{found[2]}/{segment_id}.dsse"
+    retention_class, date, partition = found.groups()
+    folder = f"segments/{retention_class}" if retention_class else "segments"
+    return f"{folder}/{date}/p{partition}/{segment_id}.dsse"
 
 
 async def read_artifact(worm: Worm, segment_id: str, offset: int, length: int, expected_sha256: str) -> bytes:
@@ -181,8 +198,10 @@ def verify_segment(data: bytes, public_keys: Mapping[str, Ed25519PublicKey]) -> 
 
 
 def _segment_id(unnamed: Manifest) -> str:
-    """Date, partition and the hash of the manifest without its name, which binds every artifact."""
-    return f"{unnamed.created_at[:10]}-p{unnamed.partition:02d}-{sha256_hex(canonical_plain(unnamed))[:32]}"
+    """Class, date, partition and the hash of the manifest without its name, which binds every artifact."""
+    retention_class = f"{unnamed.retention_class}-" if unnamed.retention_class else ""
+    place = f"{retention_class}{unnamed.created_at[:10]}-p{unnamed.partition:02d}"
+    return f"{place}-{sha256_hex(canonical_plain(unnamed))[:32]}"
 
 
 def _placed(entry: ManifestArtifact, body_offset: int) -> Placement:

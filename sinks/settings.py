@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 SHARED_IN_TWOS_FROM = 8
 PLAN_TIERS = ("free", "pro", "enterprise")
@@ -53,6 +54,10 @@ class ObjectStore:
     access_key_id: str
     secret_access_key: str
 
+    @property
+    def bucket(self) -> str:
+        return urlsplit(self.url).path.strip("/")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvidenceSettings:
@@ -73,6 +78,8 @@ class EvidenceSettings:
         store = self.worm_s3
         if store.url and not (store.access_key_id and store.secret_access_key):
             found.append("FG_WORM_S3_ACCESS_KEY_ID and FG_WORM_S3_SECRET_ACCESS_KEY must be set with FG_WORM_S3_URL")
+        if store.url and (not store.bucket or "/" in store.bucket):
+            found.append("FG_WORM_S3_URL must name one bucket, as https://HOST/BUCKET")
         if bool(self.witness_url) != bool(self.witness_public_key_file):
             found.append("FG_WITNESS_URL and FG_WITNESS_PUBLIC_KEY_FILE must be set together")
         missing = [tier for tier in PLAN_TIERS if tier not in dict(self.retention_days_by_tier)]

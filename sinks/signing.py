@@ -7,7 +7,7 @@ anywhere in it is found, also where a decoder would not look.
 import base64
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -18,7 +18,9 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
     load_pem_private_key,
+    load_pem_public_key,
 )
 
 from schemas.canonical import canonical_plain, sha256_hex
@@ -79,8 +81,46 @@ class Signer:
 
     def sign(self, payload_type: str, payload: bytes) -> bytes:
         """Return the envelope over `payload`, one line of JSON."""
-        signature = _Signature(self.key_id, _base64(self._key.sign(_signed_bytes(payload_type, payload))))
-        return canonical_plain(_Envelope(_base64(payload), payload_type, (signature,)))
+        return sign_together((self,), payload_type, payload)
+
+    def sign_bytes(self, message: bytes) -> bytes:
+        """The bare signature. The caller sees to it that no message means something in two places."""
+        return self._key.sign(message)
+
+
+def sign_together(signers: Sequence[Signer], payload_type: str, payload: bytes) -> bytes:
+    """Return one envelope over `payload` with the signature of each signer, in their order."""
+    message = _signed_bytes(payload_type, payload)
+    signatures = tuple(_Signature(signer.key_id, _base64(signer.sign_bytes(message))) for signer in signers)
+    return canonical_plain(_Envelope(_base64(payload), payload_type, signatures))
+
+
+def payload_of(envelope: bytes) -> bytes:
+    """What the envelope holds, believed by nobody yet. Raises SignatureError when it is no envelope."""
+    try:
+        return base64.b64decode(msgspec.json.decode(envelope, type=_Envelope).payload, validate=True)
+    except ValueError as cause:
+        raise SignatureError("not an envelope") from cause
+
+
+def load_public_key(key_file: Path) -> Ed25519PublicKey:
+    """Read a PEM public key. Raises KeyFileError when the file holds none of the kind Ed25519."""
+    try:
+        key = load_pem_public_key(key_file.read_bytes())
+    except (OSError, ValueError) as cause:
+        raise KeyFileError(f"{key_file} holds no public key: {type(cause).__name__}") from cause
+    if not isinstance(key, Ed25519PublicKey):
+        raise KeyFileError(f"{key_file} holds a key of another kind than Ed25519")
+    return key
+
+
+def public_pem(public_key: Ed25519PublicKey) -> bytes:
+    return public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def fingerprint_of(public_key: Ed25519PublicKey) -> str:
+    """The sha256 of the raw public key, in hex."""
+    return sha256_hex(public_key.public_bytes_raw())
 
 
 def create_key(key_file: Path) -> None:
@@ -91,7 +131,7 @@ def create_key(key_file: Path) -> None:
 
 def key_id_of(public_key: Ed25519PublicKey) -> str:
     """The first 8 bytes of the sha256 of the raw public key, in hex."""
-    return sha256_hex(public_key.public_bytes_raw())[:16]
+    return fingerprint_of(public_key)[:16]
 
 
 def verified_payload(envelope: bytes, payload_type: str, public_keys: Mapping[str, Ed25519PublicKey]) -> bytes:

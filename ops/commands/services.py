@@ -12,8 +12,11 @@ import uvloop
 from ops import edge_group, edge_service, tls, worker_service
 from ops.commands.target import data_dir_option, settings_of, workers_option
 from ops.embedded.process import StartError
+from ops.evidence_files import CheckpointSecretError
+from ops.evidence_watch import EvidenceRefusedError
 from ops.settings import Service, Settings, SettingsError, settings_hash
 from ops.telemetry import configure_logging
+from sinks.signing import KeyFileError
 from streams.topology import STAGES
 
 
@@ -94,4 +97,7 @@ def worker(stages: str, data_dir: Path | None) -> None:
     if unknown:
         raise click.BadParameter(f"no such stage: {', '.join(unknown)}. Stages are {', '.join(STAGES)}")
     settings = settings_of(data_dir, Service.WORKER)
-    _run(worker_service.serve(settings, chosen), "worker", settings)
+    try:
+        _run(worker_service.serve(settings, chosen), "worker", settings)
+    except (EvidenceRefusedError, CheckpointSecretError, KeyFileError) as refusal:
+        raise click.ClickException(str(refusal)) from refusal

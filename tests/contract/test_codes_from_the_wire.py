@@ -12,7 +12,7 @@ from edge.protocol import EdgeProtocol
 from edge.redis_store import redis_client
 from ops.clock import SystemClock
 from ops.commands.agent_key import AgentKey, new_agent_key
-from schemas.answers import Duplicate, PublishOutcome, Refused
+from schemas.answers import Duplicate, NoAnswer, PublishOutcome, Refused
 from schemas.codes import TABLE, Code, Retry
 from schemas.principal import Scope
 from schemas.units import Clock, UnixMs
@@ -115,6 +115,13 @@ class Broker:
 
     def forgotten_before_ms(self) -> UnixMs:
         return UnixMs(0)
+
+
+class Altered:
+    """Evidence that is not what was signed."""
+
+    async def evidence_of(self, _tenant_id: str, _event_id: str, _agent_id: str | None) -> bytes | None:
+        raise NoAnswer(Code.EVIDENCE_UNVERIFIED)
 
 
 def broker(outcome: PublishOutcome) -> dict[str, Any]:
@@ -267,6 +274,7 @@ WAYS: dict[Code, Way] = {
     Code.STORE_UNAVAILABLE: with_postgres_cut,
     Code.OUTCOME_UNKNOWN: elsewhere(body(), **broker(Refused(Code.OUTCOME_UNKNOWN))),
     Code.DURABILITY_UNPROVEN: elsewhere(body(), proves_durability=False),
+    Code.EVIDENCE_UNVERIFIED: elsewhere(asked("GET", "/v1/evidence/evt-1"), ports={"evidence": Altered()}),
     Code.CLOCK_SKEW: elsewhere(body(), ports={"clock_skewed": lambda: True}),
 }
 """A new code without a way to it fails below."""

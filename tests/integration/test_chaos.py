@@ -18,6 +18,7 @@ from chaos.history import events
 from chaos.stores import foreign_rows, state_of, unfinished
 from chaos.traffic import Client, Sender
 from ops.bench.stack import RunningStack, running_stack
+from schemas.answers import NoAnswer
 
 SECONDS = float(os.environ.get("FG_CHAOS_SECONDS", "60"))
 CLIENTS = 4
@@ -76,7 +77,7 @@ async def _come_to_rest(running: RunningStack, tenant_ids: Sequence[str], accept
             while left:
                 try:
                     left = await unfinished(running.stack.postgres_dsn, tenant_ids, accepted)
-                except OSError as away:  # the last strike may have been Postgres
+                except NoAnswer as away:  # the last strike may have been Postgres
                     left = [str(away)]
                 await asyncio.sleep(0.2)
     except TimeoutError:

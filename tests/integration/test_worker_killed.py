@@ -19,13 +19,13 @@ import pytest
 from chaos.worker import POINTS
 from ops.clock import SystemClock, new_span_id, new_uuid7
 from ops.embedded import EmbeddedServers
+from ops.evidence_files import EvidenceFiles
 from schemas.answers import Stored
 from schemas.canonical import canonical_plain, sha256_hex
 from schemas.envelope import AcceptedEvent
 from schemas.metrics import Metric
 from schemas.subjects import ingest_stream, lane, message_id
 from schemas.units import format_rfc3339
-from sinks.signing import create_key
 from streams.committer import GroupCommitter, unbarred
 from streams.jetstream import JetStream
 from streams.settings import StreamSettings
@@ -40,9 +40,7 @@ class _Silent:
 
 def _environment(servers: EmbeddedServers, home: Path) -> dict[str, str]:
     (home / "worm").mkdir(exist_ok=True)
-    key = home / "signing-key.pem"
-    if not key.exists():
-        create_key(key)
+    EvidenceFiles.of(home).ensure()
     return os.environ | {
         "FG_DATA_DIR": str(home),
         "FG_NATS_URL": servers.nats_url("worker"),
@@ -104,6 +102,15 @@ def _event(tenant: str, event_id: str) -> AcceptedEvent:
     )
 
 
+async def _known(dsn: str, tenants: list[str]) -> None:
+    """Checkpoints cover the tenants an operator made."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.executemany("INSERT INTO tenants (tenant_id) VALUES ($1)", [(tenant,) for tenant in tenants])
+    finally:
+        await connection.close()
+
+
 async def _progress(dsn: str, tenants: list[str]) -> tuple[int, int]:
     connection = await asyncpg.connect(dsn)
     try:
@@ -159,6 +166,7 @@ async def test_killed_at_any_point_every_event_is_decided_chained_and_sealed_onc
     events = chance.randint(50, 400)
     print(f"point={point} seed={seed} tenants={len(tenants)} events={events}")
     environment = _environment(servers, tmp_path)
+    await _known(servers.postgres_dsn("admin"), tenants)
     accepted = await _publish(servers, tenants, events)
     async with _worker(environment, "-m", "chaos.worker", point) as doomed:
         async with asyncio.timeout(60):

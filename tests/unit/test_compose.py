@@ -5,9 +5,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
 
+from ops.commands.witness import witness
 from ops.embedded.programs import installed_file
 from ops.embedded.valkey import COMMANDS
 from ops.settings import Service, SettingsError, load, unknown_variables
@@ -65,7 +67,8 @@ def test_each_service_accepts_the_settings_it_is_given(name: str) -> None:
 def test_each_service_is_given_only_settings_it_reads(name: str) -> None:
     environment = _environment(name)
     assert unknown_variables(environment) == []
-    assert [key for key in environment if SERVICES[name] not in TABLE[key].services] == []
+    ours = [key for key in environment if key.startswith("FG_")]
+    assert [key for key in ours if SERVICES[name] not in TABLE[key].services] == []
 
 
 @pytest.mark.parametrize("absent", PROVEN)
@@ -89,6 +92,22 @@ def test_the_edge_demands_certificates_and_signatures_and_reaches_valkey_by_tls(
 def test_every_file_a_service_is_told_of_is_mounted_in_it(name: str) -> None:
     told = re.findall(r"/(?:etc/frostgate|run/secrets)/[a-z_.]+", " ".join(_environment(name).values()))
     assert sorted(set(told)) == sorted(_mounted(name))
+
+
+def test_the_witness_accepts_its_arguments_and_finds_every_file_they_name() -> None:
+    arguments = _compose()["services"]["witness"]["command"]
+    assert arguments[0] == "witness"
+    parsed = witness.make_parser(click.Context(witness)).parse_args(arguments[1:])
+    assert parsed[1] == []
+    named = {each.partition("=")[2] for each in arguments if re.search("=/(etc|run)/", each)}
+    assert named == _mounted("witness")
+
+
+def test_the_workers_reach_the_witness_by_tls_under_the_name_of_its_service() -> None:
+    settings = load(_environment("worker-1"), need=Service.WORKER)
+    port = next(each for each in _compose()["services"]["witness"]["command"] if each.startswith("--port="))
+    assert settings.evidence.witness_url == f"https://witness:{port.partition('=')[2]}"
+    assert _environment("worker-1")["SSL_CERT_FILE"] in _mounted("worker-1")
 
 
 def test_valkey_finds_every_file_its_configuration_names() -> None:

@@ -22,7 +22,7 @@ SUBCOMMANDS = [
 ]
 WITH_JSON = [
     ("send",), ("agent", "tail"), ("why",), ("doctor",), ("migrate",), ("tenants", "add"), ("tenants", "list"),
-    ("keys", "issue"), ("keys", "rotate"), ("keys", "revoke"), ("keys", "list"), ("bench",),
+    ("keys", "issue"), ("keys", "rotate"), ("keys", "revoke"), ("keys", "list"), ("bench",), ("stages",),
 ]  # fmt: skip
 SECRET = "s3cr3t-canary"
 
@@ -130,7 +130,7 @@ def test_doctor_without_any_deployment_has_nothing_to_complain_about(operator: S
 
 def test_migrating_what_is_up_to_date_changes_nothing_and_reports_a_difference(operator: Shell, stack: Stack) -> None:
     shell = operator.with_variables(FG_ADMIN_POSTGRES_DSN=stack.postgres_dsn, FG_NATS_URL=stack.nats_url)
-    assert shell.run("migrate", "--json").document == {"applied": [], "created": [], "drift": []}
+    assert shell.run("migrate", "--json").document == {"applied": [], "created": [], "updated": [], "drift": []}
     differs = shell.with_variables(FG_DP_REDIS_QUEUE_HARDSTOP_DEPTH="12001").run("migrate")
     assert differs.status == 1
     assert "differs: FG_INGEST_0: max_msgs_per_subject is 12000, declared 12001" in differs.stdout

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import hypothesis
@@ -274,6 +274,26 @@ class NoLives:
         return None
 
 
+class NoEvidence:
+    """A service without any: nothing to prove, and no bundles."""
+
+    async def evidence_of(self, tenant_id: str, event_id: str, agent_id: str | None) -> bytes | None:
+        del tenant_id, event_id, agent_id
+        return None
+
+    async def order(self, tenant_id: str, bundle_id: str, wanted: tuple[str, str, bool], requested_by: str) -> bool:
+        del tenant_id, bundle_id, wanted, requested_by
+        return False
+
+    async def status(self, tenant_id: str, bundle_id: str) -> bytes | None:
+        del tenant_id, bundle_id
+        return None
+
+    async def content(self, tenant_id: str, bundle_id: str) -> tuple[int, AsyncIterator[bytes]] | None:
+        del tenant_id, bundle_id
+        return None
+
+
 class Tally:
     """A meter that sums up what it was told."""
 
@@ -313,6 +333,8 @@ class World:
             redis_proven=lambda: self.gates.redis_proven,
             credentials=self.ring,
             lives=NoLives(),
+            evidence=NoEvidence(),
+            exports=NoEvidence(),
             readiness=lambda: Readiness(()),
             rates=RATES,
             queues=QUEUES,

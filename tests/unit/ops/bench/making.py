@@ -2,17 +2,20 @@
 
 import msgspec
 
-from ops.bench.figures import figures
+from ops.bench.figures import figures, pipeline_figures
 from ops.bench.job import Result
 from ops.bench.report import (
     Accounts,
+    Backlog,
     Checks,
     Connections,
     Drain,
     Edge,
     FrostGate,
+    Pipeline,
     Reference,
     Report,
+    StageCost,
     Workers,
     edge_figures,
 )
@@ -42,9 +45,7 @@ def edge(events_per_s: float = 40.0, p95_ms: float = 2.0, edge_cpu_us: float = 8
 
 
 def frostgate(single: Edge | None = None, single_apart: Edge | None = None, batch: Edge | None = None) -> FrostGate:
-    drain = Drain(
-        events=100, tenants=50, seconds=1.0, events_per_s=100.0, worker_cpu_us=1.0, nats_cpu_us=1.0, postgres_cpu_us=1.0
-    )
+    drain = drained()
     return FrostGate(
         start_s=1.0,
         single=single or edge(),
@@ -81,6 +82,42 @@ def checks() -> Checks:
     )
 
 
+def pipeline(
+    events_per_s: float = 5_000.0, decision_p95_ms: float | None = 1.0, write_p95_ms: float | None = 10.0
+) -> Pipeline:
+    return Pipeline(
+        one_tenant=drained(events_per_s),
+        stages=[
+            StageCost(
+                stage="dedupe",
+                events=100,
+                events_per_s=7_000.0,
+                worker_cpu_us=70.0,
+                nats_cpu_us=60.0,
+                postgres_cpu_us=30.0,
+            )
+        ],
+        decision_p95_ms=decision_p95_ms,
+        database_write_p95_ms=write_p95_ms,
+    )
+
+
+def drained(events_per_s: float = 100.0) -> Drain:
+    return Drain(
+        events=100,
+        tenants=50,
+        seconds=1.0,
+        events_per_s=events_per_s,
+        worker_cpu_us=1.0,
+        nats_cpu_us=1.0,
+        postgres_cpu_us=1.0,
+    )
+
+
+def backlog(p95_ms: float = 2.0, worker_mib: float = 120.0) -> Backlog:
+    return Backlog(events=100, without=edge(), with_backlog=edge(p95_ms=p95_ms), worker_mib=worker_mib)
+
+
 def report(
     ours: FrostGate | None = None,
     *,
@@ -89,6 +126,8 @@ def report(
     checked: Checks | None = None,
     held: Connections | None = None,
     workers: Workers | None = None,
+    pipeline: Pipeline | None = None,
+    backlog: Backlog | None = None,
     accounts: Accounts = ACCOUNTS,
 ) -> Report:
     bare, framework = bare or Reference(), framework or Reference()
@@ -102,8 +141,10 @@ def report(
         checks=checked,
         connections=held,
         workers=workers,
+        pipeline=pipeline,
+        backlog=backlog,
         bare=bare,
         framework=framework,
         accounts={"one edge": accounts},
-        figures=figures(ours, bare, framework, held, workers),
+        figures=[*figures(ours, bare, framework, held, workers), *pipeline_figures(ours, pipeline, backlog)],
     )

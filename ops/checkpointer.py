@@ -1,0 +1,189 @@
+"""The worker's rounds: made every 10 s and on request, put into the WORM store, countersigned by the witness."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from ops.evidence_watch import EvidenceWatch
+from ops.witness.client import WitnessClient
+from ops.witness.judge import Objection, WitnessCode
+from schemas.answers import NoAnswer, Refusal
+from schemas.meter import Meter
+from schemas.metrics import CHAIN_FAILURES, CHECKPOINT_AGE_S
+from schemas.subjects import PARTITIONS, partition_of
+from schemas.units import Clock, UnixMs, parse_rfc3339
+from sinks.checkpoints import Checkpoints, Grown, StoredRound
+from sinks.faults import TakenError
+from sinks.signing import SignatureError
+from sinks.verification import FORKED, ROLLED_BACK
+from sinks.worm import Worm
+
+log = logging.getLogger("ops")
+
+INTERVAL_S = 10.0
+REQUESTS_S = 1.0
+WITNESS_AWAY_MS_MAX = 10 * 60 * 1_000
+_CODES = {WitnessCode.FORK: FORKED, WitnessCode.ROLLBACK: ROLLED_BACK}
+
+
+class Checkpointer:
+    """Keeps every partition covered. Several workers may run one: each round is made once."""
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        worm: Worm,
+        witness: WitnessClient | None,
+        clock: Clock,
+        meter: Meter,
+        *,
+        retain_days: int,
+    ) -> None:
+        self._checkpoints = checkpoints
+        self._worm = worm
+        self._witness = witness
+        self._retain_days = retain_days
+        self._clock = clock
+        self._meter = meter
+        self._broken: set[str] = set()
+        self._refused: dict[int, str] = {}
+        self._witness_seen_ms = clock.now_ms()
+
+    @property
+    def findings(self) -> list[str]:
+        """Why this worker is not ready."""
+        found = sorted(set(self._refused.values()))
+        if self._broken:
+            found.append(
+                f"EVIDENCE_TAMPERED: {len(self._broken)} chains are not whole and get no checkpoint (see the log)"
+            )
+        return found
+
+    @property
+    def degraded(self) -> list[str]:
+        """What is delayed and not lost: rounds wait in the database for their witness."""
+        away_ms = self._clock.now_ms() - self._witness_seen_ms
+        if self._witness is None or away_ms < WITNESS_AWAY_MS_MAX:
+            return []
+        return ["WITNESS_AWAY: no checkpoint was countersigned for 10 minutes"]
+
+    async def run(self, stopping: asyncio.Event, watch: EvidenceWatch) -> None:
+        """Make rounds until `stopping` is set, while the watch permits signatures."""
+        due_s = 0.0
+        now_s = asyncio.get_running_loop().time
+        while not stopping.is_set():
+            if watch.permits:
+                try:
+                    await self.serve_requests()
+                    if now_s() >= due_s:
+                        due_s = now_s() + INTERVAL_S
+                        await self.make_rounds(range(PARTITIONS))
+                except NoAnswer as problem:
+                    log.warning("no checkpoints for now: %s", problem.code)
+            try:
+                async with asyncio.timeout(REQUESTS_S):
+                    await stopping.wait()
+            except TimeoutError:
+                continue
+
+    async def serve_requests(self) -> None:
+        """Make the rounds somebody asked for. A request stays while another worker is at its partition.
+
+        Raises NoAnswer; the requests then stay too.
+        """
+        requests = await self._checkpoints.requests()
+        covered = await self.make_rounds(sorted(requests)) if requests else []
+        for partition in covered:
+            await self._checkpoints.served(partition, requests[partition])
+
+    async def make_rounds(self, partitions: Sequence[int]) -> list[int]:
+        """On return those partitions' chains are covered and delivered, but for what findings say.
+
+        Returns the partitions that no other worker was at. Raises NoAnswer.
+        """
+        grown: dict[int, list[Grown]] = {partition: [] for partition in partitions}
+        after = ""
+        while page := await self._checkpoints.tenants(after):
+            after = page[-1]
+            wanted = [tenant_id for tenant_id in page if partition_of(tenant_id) in grown]
+            for one in await self._checkpoints.grown(wanted) if wanted else []:
+                grown[partition_of(one.tenant_id)].append(one)
+        covered = []
+        for partition, chains in grown.items():
+            self._meter.add(CHECKPOINT_AGE_S, self._age_s(chains), str(partition))
+            if await self._cover(partition, [one.tenant_id for one in chains]):
+                covered.append(partition)
+            await self._deliver(partition)
+        return covered
+
+    async def _cover(self, partition: int, tenant_ids: Sequence[str]) -> bool:
+        """Whether this worker was the one to make the partition's rounds."""
+        while tenant_ids:
+            try:
+                made = await self._checkpoints.round(partition, tenant_ids)
+            except (TakenError, SignatureError):
+                self._refuse(
+                    partition, f"EVIDENCE_TAMPERED: what partition {partition} keeps of its rounds was changed"
+                )
+                return True
+            if made is None:
+                return False
+            for fault in made.faults:
+                if fault.tenant_id not in self._broken:
+                    log.error("EVIDENCE_TAMPERED: %s", fault)
+                    self._meter.add(CHAIN_FAILURES, 1, fault.reason)
+            self._broken = (self._broken - set(made.covered)) | {fault.tenant_id for fault in made.faults}
+            tenant_ids = made.left
+        return True
+
+    async def _deliver(self, partition: int) -> None:
+        """Put what the WORM store lacks, oldest first; then send the witness what it lacks."""
+        while rounds := await self._checkpoints.unstored(partition):
+            for this in rounds:
+                try:
+                    await self._worm.put(this.key, this.data, retain_days=self._retain_days)
+                except Refusal:
+                    self._refuse(partition, f"{FORKED}: the WORM store holds another round of partition {partition}")
+                    return
+                await self._checkpoints.stored(this)
+        await self._each_witnessed(partition)
+
+    async def _each_witnessed(self, partition: int) -> None:
+        if self._witness is None:
+            return
+        while rounds := await self._checkpoints.unwitnessed(partition):
+            for this in rounds:
+                if not await self._witnessed(self._witness, this):
+                    return
+
+    async def _witnessed(self, witness: WitnessClient, this: StoredRound) -> bool:
+        try:
+            cosignature = await witness.countersign(this)
+        except NoAnswer:
+            log.warning("the witness is away; round %d of partition %d waits", this.number, this.partition)
+            return False
+        except Objection as objection:
+            code = _CODES.get(objection.code, objection.code)
+            self._refuse(this.partition, f"{code}: the witness of partition {this.partition} says {objection}")
+            return False
+        await self._checkpoints.cosigned(this, cosignature)
+        self._witness_seen_ms = self._clock.now_ms()
+        self._refused.pop(this.partition, None)
+        return True
+
+    def _refuse(self, partition: int, finding: str) -> None:
+        if self._refused.get(partition) != finding:
+            log.error("%s", finding)
+            self._meter.add(CHAIN_FAILURES, 1, finding.partition(":")[0].lower())
+        self._refused[partition] = finding
+
+    def _age_s(self, chains: Sequence[Grown]) -> float:
+        now_ms = self._clock.now_ms()
+        return max((max(0.0, (now_ms - _came_in(one, now_ms)) / 1_000) for one in chains), default=0.0)
+
+
+def _came_in(one: Grown, now_ms: UnixMs) -> UnixMs:
+    try:
+        return parse_rfc3339(one.since)
+    except ValueError:
+        return now_ms  # an entry that was altered: the round will say so

@@ -1,0 +1,159 @@
+"""`frostgate export`: a tenant's evidence as one file that anybody can verify."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import click
+
+from ops.clock import SystemClock, new_uuid7
+from ops.commands.database import on_database
+from ops.commands.target import data_dir_option, database_target, json_option, settings_of
+from ops.evidence_files import CheckpointSecretError
+from ops.exporter import NotReadyError, Patience, bundler_of, until_ready
+from ops.settings import Settings
+from schemas.ids import is_tenant_id
+from schemas.units import format_rfc3339, parse_rfc3339
+from sinks.bundle_range import NothingToExportError, Standing, range_of
+from sinks.bundles import BundleError, Wanted, Written
+from sinks.exports import Exports
+from sinks.keyring import KeyringError
+from sinks.pg import Pool
+from sinks.segments import EvidenceError
+from sinks.signing import KeyFileError
+
+WAIT_S = 60.0
+TOLD_EVERY = 50_000
+"""Entries between two lines of progress."""
+
+
+class Moment(click.ParamType[str]):
+    """An RFC 3339 moment, in the one form the chain writes."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return format_rfc3339(parse_rfc3339(value)) if value else ""
+        except ValueError:
+            return self.fail(f"{value!r} is no RFC 3339 moment such as 2026-02-01T00:00:00Z", param, ctx)
+
+
+class Asked(NamedTuple):
+    """What the operator asked for."""
+
+    tenant_id: str
+    ingested_from: str
+    ingested_to: str
+    include_trace: bool
+    wait_s: float
+
+
+@click.command(
+    epilog="""\b
+Example:
+  frostgate export -o evidence.tar
+  frostgate export --tenant acme --from 2026-02-01T00:00:00Z --to 2026-02-28T23:59:59.999Z -o february.tar
+  python scripts/verify_data_plane_hashchain.py evidence.tar --root FINGERPRINT
+
+Exit status: 0 written; 1 nothing written: no such evidence, not sealed in time, or not what was
+signed; 2 usage or configuration."""
+)
+@click.option("--tenant", help="Whose evidence.  [default: the tenant of the running stack]")
+@click.option("--from", "ingested_from", type=Moment(), default="", help="From the first event received then or later.")
+@click.option("--to", "ingested_to", type=Moment(), default="", help="To the last event received then or before.")
+@click.option("--include-trace", is_flag=True, help="With a line of spans for each entry.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
+@click.option("--force", is_flag=True, help="Replace the file if it is there.")
+@click.option("--wait", "wait_s", type=click.FloatRange(0), default=WAIT_S, show_default=True, help="Seconds to wait.")
+@json_option
+@data_dir_option
+def export(  # noqa: PLR0913  (an option each)
+    *,
+    tenant: str | None,
+    ingested_from: str,
+    ingested_to: str,
+    include_trace: bool,
+    output: Path,
+    force: bool,
+    wait_s: float,
+    as_json: bool,
+    data_dir: Path | None,
+) -> None:
+    """Write a tenant's evidence, sealed and signed, to one tar file (docs/exports.md).
+
+    Everything committed when it begins is in it: what is not sealed or covered by a checkpoint yet, a running
+    worker is waited for. --from and --to choose one unbroken part of the chain: what lies between the first
+    and the last event of that time. Needs the evidence key, the key ring, the checkpoint secret and the store.
+    """
+    settings = settings_of(data_dir)
+    target = database_target(settings)
+    tenant_id = tenant or target.tenant_id
+    if tenant_id is None or not is_tenant_id(tenant_id):
+        raise click.UsageError("whose evidence? pass --tenant with a tenant id")
+    if output.exists() and not force:
+        raise click.UsageError(f"{output} is there already: pass --force to replace it")
+    asked = Asked(tenant_id, ingested_from, ingested_to, include_trace, wait_s)
+    written = _to_file(
+        output, lambda file: on_database(target, lambda pool: _write(pool, settings, asked, file)), tenant_id
+    )
+    if as_json:
+        told = {"file": str(output), "sha256": written.sha256, "bytes": written.bytes}
+        click.echo(json.dumps(told | {"predicate": written.predicate}))
+        return
+    predicate = written.predicate
+    click.echo(f"wrote {output}: {written.bytes} bytes, entries {predicate['first_seq']} to {predicate['last_seq']}")
+    click.echo(f"sha256 {written.sha256}")
+
+
+def _to_file(output: Path, write: Callable[[BinaryIO], Written], tenant_id: str) -> Written:
+    """Under its own name the file is whole, or it is not there."""
+    part = output.with_name(f"{output.name}.part")
+    try:
+        with part.open("wb") as file:
+            written = write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(output)
+    except NothingToExportError as problem:
+        raise click.ClickException(f"tenant {tenant_id} has no evidence of that time: nothing is written") from problem
+    except NotReadyError as problem:
+        raise click.ClickException(
+            f"{problem}: does a worker run? It seals and covers what is committed. Nothing is written"
+        ) from problem
+    except EvidenceError as problem:
+        raise click.ClickException(f"EVIDENCE_UNVERIFIED: {problem}. Nothing is written") from problem
+    except (BundleError, KeyFileError, KeyringError, CheckpointSecretError, NotADirectoryError) as problem:
+        raise click.ClickException(f"{problem}. Nothing is written") from problem
+    except OSError as problem:
+        raise click.ClickException(f"{output} cannot be written: {problem.strerror}") from problem
+    finally:
+        part.unlink(missing_ok=True)
+    return written
+
+
+async def _write(pool: Pool, settings: Settings, asked: Asked, file: BinaryIO) -> Written:
+    clock = SystemClock()
+    bundler = bundler_of(settings.evidence, pool, clock)
+    wanted = await range_of(pool, asked.tenant_id, asked.ingested_from, asked.ingested_to)
+    await until_ready(pool, wanted, Patience(asked.wait_s, _told_waiting))
+    bundle = Wanted(new_uuid7(), wanted, asked.include_trace)
+
+    async def sink(data: bytes) -> None:
+        file.write(data)
+
+    written = await bundler.write(bundle, sink, _told_written)
+    await Exports(pool).keep(bundle, written, "frostgate export")
+    return written
+
+
+def _told_waiting(standing: Standing) -> None:
+    entries, sealed, covered = standing
+    click.echo(f"waiting for a worker: {sealed} of {entries} sealed, {covered} covered", err=True)
+
+
+def _told_written(member: str, done: int, entries: int) -> None:
+    if done == entries or done % TOLD_EVERY == 0:
+        click.echo(f"{member}: {done} of {entries}", err=True)

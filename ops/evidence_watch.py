@@ -1,0 +1,283 @@
+"""Standing checks of stored evidence: nothing was rolled back, every chain is whole, the signing key holds."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from ops.witness.client import WitnessClient
+from schemas.answers import NoAnswer
+from schemas.codes import Code
+from schemas.decision import DecisionRecord
+from schemas.evidence import EvidenceEvent
+from schemas.meter import Meter
+from schemas.metrics import CHAIN_FAILURES
+from schemas.rows import BuriedLetter
+from schemas.subjects import PARTITIONS
+from schemas.units import Clock
+from sinks import keyring
+from sinks.chain_reader import ChainFault
+from sinks.checkpoints import Checkpoints
+from sinks.faults import UnexpectedAnswerError
+from sinks.keyring import Keyring, KeyringError
+from sinks.pg import Pool
+from sinks.rotations import note_rotations
+from sinks.signing import Signer
+from sinks.verification import ROLLED_BACK, Verification
+from streams.ports import DeadLetters, EvidenceStore, Ledger, Store
+
+log = logging.getLogger("ops")
+
+INTERVAL_S = 60.0
+RETRY_S = 1.0
+WHOLE_INTERVAL_S = 24 * 3_600.0
+PAGE_PAUSE_S = 0.25
+"""Between two pages of a full pass: about 4,000 entries a second, a small part of one core."""
+TAILS_MAX = 100
+"""Chains whose end is read again each minute; where more are active, the next minute goes on with them."""
+
+
+class EvidenceRefusedError(Exception):
+    """This worker must not run. The text begins with a stable code."""
+
+
+class EvidenceWatch:
+    """Refuses the start over evidence that is newer than the database, and keeps looking after it."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        parts: tuple[Checkpoints, Verification, WitnessClient | None],
+        signing: tuple[Signer, Path],
+        clock: Clock,
+        meter: Meter,
+    ) -> None:
+        """`signing`: the key that signs here and the file of the key ring. Raises EvidenceRefusedError for those."""
+        self._pool = pool
+        self._checkpoints, self._verification, self._witness = parts
+        self._signer, self._keyring_file = signing
+        self._clock = clock
+        self._meter = meter
+        self._ring = self._read_ring()
+        self._noted_version = 0
+        self._refusals: list[str] = ["EVIDENCE_UNCHECKED: the stored evidence was not compared yet"]
+        self._broken: dict[str, str] = {}
+        self._tails: list[str] = []
+
+    @property
+    def findings(self) -> list[str]:
+        """Why this worker is not ready."""
+        found = list(self._refusals)
+        if self._broken:
+            found.append(f"EVIDENCE_TAMPERED: {len(self._broken)} chains are not what they were (see the log)")
+        return found
+
+    @property
+    def permits(self) -> bool:
+        """Whether anything may be decided, sealed or signed."""
+        return not self._refusals
+
+    async def admit(self, stopping: asyncio.Event) -> None:
+        """Return once nothing speaks against running, or `stopping` is set; wait for stores that do not answer.
+
+        Raises EvidenceRefusedError.
+        """
+        while not stopping.is_set():
+            try:
+                await self.compare()
+            except (NoAnswer, UnexpectedAnswerError) as problem:  # away, or not migrated yet
+                log.warning("the stored evidence cannot be compared yet: %s", problem)
+                await _pause(stopping, RETRY_S)
+                continue
+            if self._refusals:
+                raise EvidenceRefusedError("; ".join(self._refusals))
+            return
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._minutely(stopping))
+            tasks.create_task(self._daily(stopping))
+
+    async def compare(self) -> None:
+        """Hold the database against the WORM store, the witness, itself and the key ring. Raises NoAnswer."""
+        found = []
+        try:
+            self._ring = self._read_ring()
+        except EvidenceRefusedError as refusal:
+            found.append(str(refusal))
+        for partition in range(PARTITIONS):
+            found += filter(None, [await self._verification.rollback_of(partition), await self._behind(partition)])
+        async for tenant_ids in self._tenants():
+            shrunk = await self._verification.shrunk(tenant_ids)
+            if shrunk:
+                log.error("%s: the chain of %s is shorter than its checkpoint", ROLLED_BACK, shrunk[0])
+                found.append(f"{ROLLED_BACK}: a chain is shorter than its checkpoint")
+        for finding in found:
+            if finding not in self._refusals:
+                log.error("%s", finding)
+                self._meter.add(CHAIN_FAILURES, 1, finding.partition(":")[0].lower())
+        self._refusals = list(dict.fromkeys(found))
+
+    async def check_tails(self) -> None:
+        """Read the ends of the chains that grew lately. Raises NoAnswer."""
+        active = []
+        async for tenant_ids in self._tenants():
+            active += await self._verification.active(tenant_ids)
+        waiting = [tenant_id for tenant_id in active if tenant_id not in self._tails]
+        chosen = (waiting + [tenant_id for tenant_id in active if tenant_id in self._tails])[:TAILS_MAX]
+        self._tails = chosen if len(waiting) >= TAILS_MAX else []
+        for tenant_id in chosen:
+            await self._check(tenant_id, whole=False)
+
+    async def check_all(self, stopping: asyncio.Event, pause_s: float = PAGE_PAUSE_S) -> None:
+        """Read every chain from its first entry, slowly. Raises NoAnswer."""
+        async for tenant_ids in self._tenants():
+            for tenant_id in tenant_ids:
+                if stopping.is_set():
+                    return
+                await self._check(tenant_id, whole=True, stopping=stopping, pause_s=pause_s)
+
+    async def note_rotations(self) -> None:
+        """On return every chain knows of the key ring's rotations. Raises NoAnswer."""
+        version = self._ring.ring.version
+        if version == self._noted_version:
+            return
+        async for tenant_ids in self._tenants():
+            await note_rotations(self._pool, self._ring, tenant_ids)
+        self._noted_version = version
+
+    async def _minutely(self, stopping: asyncio.Event) -> None:
+        while not stopping.is_set():
+            try:
+                await self.note_rotations()
+                await self.check_tails()
+                await _pause(stopping, INTERVAL_S)
+                await self.compare()
+            except NoAnswer as problem:
+                log.warning("the stored evidence cannot be compared for now: %s", problem.code)
+                await _pause(stopping, INTERVAL_S)
+
+    async def _daily(self, stopping: asyncio.Event) -> None:
+        now_s = asyncio.get_running_loop().time
+        while not stopping.is_set():
+            begun_s = now_s()
+            try:
+                await self.check_all(stopping)
+            except NoAnswer as problem:
+                log.warning("the full pass over the evidence begins again: %s", problem.code)
+                await _pause(stopping, INTERVAL_S)
+                continue
+            await _pause(stopping, max(0.0, begun_s + WHOLE_INTERVAL_S - now_s()))
+
+    async def _check(
+        self, tenant_id: str, *, whole: bool, stopping: asyncio.Event | None = None, pause_s: float = 0.0
+    ) -> None:
+        try:
+            async for _seq in self._verification.check(tenant_id, self._ring, whole=whole):
+                if stopping is not None:
+                    if stopping.is_set():
+                        return
+                    await _pause(stopping, pause_s)
+        except ChainFault as fault:
+            self._found(fault)
+            return
+        if whole:  # the end of a chain says nothing of what was found at its beginning
+            self._broken.pop(tenant_id, None)
+
+    def _found(self, fault: ChainFault) -> None:
+        if self._broken.get(fault.tenant_id) != fault.reason:
+            log.error("EVIDENCE_TAMPERED: %s", fault)
+            self._meter.add(CHAIN_FAILURES, 1, fault.reason)
+        self._broken[fault.tenant_id] = fault.reason
+
+    async def _behind(self, partition: int) -> str:
+        """What the witness proves against the database. One that is away proves nothing."""
+        if self._witness is None:
+            return ""
+        try:
+            seen = await self._witness.latest(partition, self._ring)
+        except NoAnswer:
+            return ""
+        last = await self._checkpoints.last(partition)
+        if seen <= (last.number if last else 0):
+            return ""
+        return f"{ROLLED_BACK}: the witness saw round {seen} of partition {partition}"
+
+    async def _tenants(self) -> AsyncIterator[list[str]]:
+        after = ""
+        while tenant_ids := await self._checkpoints.tenants(after):
+            after = tenant_ids[-1]
+            yield tenant_ids
+
+    def _read_ring(self) -> Keyring:
+        """The key ring, when it allows the key that signs here. Raises EvidenceRefusedError."""
+        try:
+            ring = keyring.load(self._keyring_file)
+        except KeyringError as problem:
+            raise EvidenceRefusedError(f"KEYRING_UNUSABLE: {problem}") from problem
+        if fault := keyring.fault_of(ring, self._signer, self._clock.now_ms()):
+            raise EvidenceRefusedError(fault)
+        return ring
+
+
+class GuardedStore:
+    """The store as a stage's pause asks for it: it does not answer while the watch does not permit."""
+
+    def __init__(self, store: Store, watch: EvidenceWatch) -> None:
+        self._store = store
+        self._watch = watch
+
+    async def ping(self) -> bool:
+        return self._watch.permits and await self._store.ping()
+
+
+class GuardedLedger:
+    """The ledger, away while the watch does not permit a decision."""
+
+    def __init__(self, ledger: Ledger, watch: EvidenceWatch) -> None:
+        self._ledger = ledger
+        self._watch = watch
+
+    async def record(self, records: Sequence[DecisionRecord]) -> None:
+        _guard(self._watch)
+        await self._ledger.record(records)
+
+
+class GuardedLetters:
+    """The dead letters, away while the watch does not permit one."""
+
+    def __init__(self, letters: DeadLetters, watch: EvidenceWatch) -> None:
+        self._letters = letters
+        self._watch = watch
+
+    async def bury(self, letters: Sequence[BuriedLetter]) -> list[BuriedLetter]:
+        _guard(self._watch)
+        return await self._letters.bury(letters)
+
+
+class GuardedKeeper:
+    """The keeper of evidence, away while the watch does not permit a signature."""
+
+    def __init__(self, keeper: EvidenceStore, watch: EvidenceWatch) -> None:
+        self._keeper = keeper
+        self._watch = watch
+
+    async def keep(self, partition: int, events: Sequence[EvidenceEvent]) -> None:
+        _guard(self._watch)
+        await self._keeper.keep(partition, events)
+
+    async def ping(self) -> bool:
+        return self._watch.permits and await self._keeper.ping()
+
+
+def _guard(watch: EvidenceWatch) -> None:
+    if not watch.permits:
+        raise NoAnswer(Code.STORE_UNAVAILABLE)
+
+
+async def _pause(stopping: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await stopping.wait()
+    except TimeoutError:
+        return

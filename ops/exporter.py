@@ -1,0 +1,153 @@
+"""Making bundles of evidence: what the operator's command and the worker share."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from typing import NamedTuple
+
+from ops.clock import new_uuid7
+from ops.evidence_files import CheckpointSecretError, read_checkpoint_secret
+from ops.evidence_parts import worm_of
+from schemas.answers import NoAnswer
+from schemas.codes import Code
+from schemas.units import Clock
+from sinks import keyring
+from sinks.bundle_range import NothingToExportError, RangeWatch, Standing, ask_for_checkpoint, range_of
+from sinks.bundle_source import Range
+from sinks.bundles import BundleError, Bundler, Keys, Wanted
+from sinks.exports import Exports, Pieces, Requested
+from sinks.keyring import KeyringError
+from sinks.pg import Pool
+from sinks.segments import EvidenceError
+from sinks.settings import EvidenceSettings
+from sinks.signing import KeyFileError, Signer
+from sinks.worm import Worm
+
+log = logging.getLogger("ops")
+
+LOOK_S = 0.5
+POLL_S = 1.0
+WAIT_S = 60.0
+"""So long a bundle waits for its entries to be sealed and covered before another one gets its turn."""
+LEASE = timedelta(minutes=15)
+"""After this an order that a worker took and did not end is another worker's."""
+PAUSE = timedelta(seconds=10)
+
+
+class NotReadyError(Exception):
+    """The entries were not all sealed and covered in time."""
+
+    def __init__(self, standing: Standing) -> None:
+        super().__init__(
+            f"of {standing.entries} entries {standing.sealed} are sealed and {standing.covered} covered by a checkpoint"
+        )
+        self.standing = standing
+
+
+class Patience(NamedTuple):
+    """How long to wait for a worker, and who is told how it goes."""
+
+    wait_s: float
+    told: Callable[[Standing], None]
+
+
+def keys_of(settings: EvidenceSettings) -> Keys:
+    """What bundles are signed with. Raises KeyFileError, KeyringError and CheckpointSecretError."""
+    return Keys(
+        Signer.load(settings.signing_key_file),
+        keyring.load(settings.keyring_file),
+        read_checkpoint_secret(settings.checkpoint_secret_file),
+    )
+
+
+def bundler_of(settings: EvidenceSettings, pool: Pool, clock: Clock) -> Bundler:
+    """Raises as `keys_of` and `worm_of`."""
+    return Bundler(pool, worm_of(settings), keys_of(settings), clock)
+
+
+async def until_ready(pool: Pool, wanted: Range, patience: Patience) -> None:
+    """Return once the worker has sealed and covered every entry of the range.
+
+    Raises NotReadyError when it has not after the time to wait, and NoAnswer.
+    """
+    watch = RangeWatch(pool, wanted)
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + patience.wait_s
+    standing = await watch.look()
+    if not standing.ready:
+        await ask_for_checkpoint(pool, wanted.tenant_id)
+    while not standing.ready:
+        patience.told(standing)
+        if loop.time() >= deadline_s:
+            raise NotReadyError(standing)
+        await asyncio.sleep(LOOK_S)
+        standing = await watch.look()
+        if standing.sealed == standing.entries > standing.covered:
+            await ask_for_checkpoint(pool, wanted.tenant_id)
+
+
+class Exporter:
+    """Builds the bundles that tenants ask for over HTTP, one at a time."""
+
+    def __init__(self, settings: EvidenceSettings, pool: Pool, worm: Worm, clock: Clock) -> None:
+        self._settings = settings
+        self._pool = pool
+        self._worm = worm
+        self._clock = clock
+        self._exports = Exports(pool)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Build until `stopping` is set; a bundle in the making is then left for the next worker."""
+        building = asyncio.create_task(self._build())
+        stopped = asyncio.create_task(stopping.wait())
+        try:
+            await asyncio.wait({building, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            building.cancel()
+            stopped.cancel()
+            await asyncio.gather(building, stopped, return_exceptions=True)
+        if not building.cancelled():
+            building.result()
+
+    async def _build(self) -> None:
+        while True:
+            if not await self._next():
+                await asyncio.sleep(POLL_S)
+
+    async def _next(self) -> bool:
+        """Whether there was an order to work on. One that could not be worked on now waits for its next turn."""
+        try:
+            taken = await self._exports.take(LEASE)
+            if taken is None:
+                return False
+            await self._one(taken)
+        except NoAnswer as failure:
+            log.warning("a bundle of evidence has to wait: %s", failure.code)
+            return False
+        return True
+
+    async def _one(self, taken: Requested) -> None:
+        tenant_id, bundle_id, order = taken
+        pieces = Pieces(self._worm, f"exports/{tenant_id}/{bundle_id}/{new_uuid7()}")
+        try:
+            keys = keys_of(self._settings)
+            wanted = await range_of(self._pool, tenant_id, order.ingested_from, order.ingested_to)
+            await until_ready(self._pool, wanted, Patience(WAIT_S, lambda _: None))
+            bundler = Bundler(self._pool, self._worm, keys, self._clock)
+            bundle = Wanted(bundle_id, wanted, order.include_trace)
+            written = await bundler.write(bundle, pieces.write, lambda *_: None)
+            await pieces.close()
+        except (NotReadyError, NoAnswer) as problem:
+            log.warning("a bundle of evidence has to wait: %s", problem)
+            await self._exports.give_back(taken, PAUSE)
+        except NothingToExportError:
+            await self._exports.failed(taken, "there is no evidence of that time")
+        except EvidenceError as problem:
+            log.error("a bundle of evidence cannot be made: %s", problem)  # noqa: TRY400  (the sentence is all there is)
+            await self._exports.failed(taken, Code.EVIDENCE_UNVERIFIED)
+        except (BundleError, KeyFileError, KeyringError, CheckpointSecretError) as problem:
+            log.error("a bundle of evidence cannot be signed: %s", problem)  # noqa: TRY400  (as above)
+            await self._exports.failed(taken, "evidence cannot be signed here")
+        else:
+            await self._exports.done(taken, written, pieces)

@@ -1,0 +1,201 @@
+"""The bundle of docs/evidence.md: everything a stranger needs to verify a tenant's evidence, in one archive.
+
+Entries and artifacts pass through in pages, so memory does not grow with them. What is read is verified
+before it is written, and the tree is compared with its checkpoint before its root is signed: a bundle
+that was written whole is one that verifies.
+"""
+
+import base64
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from schemas.canonical import canonical_plain
+from schemas.checkpoint import LEAF_EVERY, leaf_name, tenant_key
+from schemas.merkle import Frontier
+from schemas.subjects import partition_of
+from schemas.units import Clock, format_rfc3339
+from sinks import keyring, notes, proofs
+from sinks.bundle_source import BundleSource, Range
+from sinks.bundle_tar import Sink, TarWriter
+from sinks.bundle_traces import Traces
+from sinks.keyring import Keyring
+from sinks.pg import Pool
+from sinks.proofs import Covered
+from sinks.segments import EvidenceError
+from sinks.signing import Signer
+from sinks.worm import Worm
+
+PREDICATE_TYPE = "https://frostgate.dev/evidence-bundle/v1"
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+
+Progress = Callable[[str, int, int], None]
+"""Told a member's name, the entries written and all there are."""
+
+
+class BundleError(Exception):
+    """No bundle can be made of this. The text says why and what to do."""
+
+
+class Keys(NamedTuple):
+    """What signs bundles: the evidence key, the ring that knows it, and the secret of the checkpoints."""
+
+    signer: Signer
+    keyring: Keyring
+    checkpoint_secret: bytes
+
+
+class Wanted(NamedTuple):
+    """A bundle to be."""
+
+    bundle_id: str
+    range: Range
+    include_trace: bool
+
+
+class Written(NamedTuple):
+    """A bundle that was written whole. `predicate` is what its manifest says."""
+
+    predicate: dict[str, Any]
+    sha256: str
+    bytes: int
+
+
+class _Tree(NamedTuple):
+    """The tree a bundle proves its entries in: that of the newest checkpoint, and what of it lies around them."""
+
+    covered: Covered
+    before: list[tuple[int, bytes]]
+    after: list[tuple[int, bytes]]
+
+
+class Bundler:
+    """Writes bundles, for the worker and the operator."""
+
+    def __init__(self, pool: Pool, worm: Worm, keys: Keys, clock: Clock) -> None:
+        self._pool = pool
+        self._worm = worm
+        self._keys = keys
+        self._clock = clock
+
+    async def write(self, wanted: Wanted, sink: Sink, progress: Progress) -> Written:
+        """Return once the whole bundle has gone into the sink.
+
+        Raises BundleError when it cannot be made, EvidenceError when what is stored is not what was
+        signed, and NoAnswer; the sink then holds a part that is no bundle.
+        """
+        now_ms = self._clock.now_ms()
+        if fault := keyring.fault_of(self._keys.keyring, self._keys.signer, now_ms):
+            raise BundleError(fault)
+        tenant_id, first, last = wanted.range
+        key = tenant_key(self._keys.checkpoint_secret, tenant_id)
+        tree = await self._tree(wanted.range)
+        archive = TarWriter(sink)
+        traces = await self._lines(wanted, tree, archive, progress)
+        await archive.add("proof.json", canonical_plain(_proof(tree)))
+        await self._checkpoints(wanted.range, tree.covered, leaf_name(key, tenant_id), archive)
+        await archive.add("head.note", self._head(tenant_id, tree.covered).encode())
+        await archive.add("keyring.json", self._keys.keyring.envelope)
+        predicate = {
+            "bundle_id": wanted.bundle_id,
+            "chain": "main",
+            "created_at": format_rfc3339(now_ms),
+            "first_seq": first,
+            "last_seq": last,
+            "include_trace": wanted.include_trace,
+            "partition": partition_of(tenant_id),
+            "tenant_id": tenant_id,
+            "tenant_key": key.hex(),
+            "tree_size": tree.covered.size,
+            "trace_bundle": traces.bundle,
+        }
+        await archive.add("manifest.json", self._keys.signer.sign(PAYLOAD_TYPE, _statement(archive, predicate)))
+        await archive.close()
+        return Written(predicate, archive.sha256, archive.bytes)
+
+    async def _tree(self, wanted: Range) -> _Tree:
+        tenant_id, first, last = wanted
+        async with self._pool.tenant_transaction([tenant_id]) as connection:
+            covered = await proofs.newest(connection, tenant_id)
+            if covered is None or covered.size < last:
+                raise BundleError("no checkpoint covers these entries yet: does a worker run?")
+            before = await proofs.between(connection, tenant_id, 0, first - 1)
+            after = await proofs.between(connection, tenant_id, last, covered.size)
+        return _Tree(covered, before, after)
+
+    async def _lines(self, wanted: Wanted, tree: _Tree, archive: TarWriter, progress: Progress) -> Traces:
+        """The members with a line an entry."""
+        source = BundleSource(self._pool, self._worm, wanted.range)
+        count = wanted.range.last - wanted.range.first + 1
+        sizes = await source.sizes()
+        await archive.begin("entries.jsonl", sizes.entries)
+        grown, done = Frontier(), 0
+        _grow(grown, tree.before)
+        async for page in source.entries():
+            for _, leaf in page:
+                grown.append(leaf)
+            await archive.write(b"".join(entry + b"\n" for entry, _ in page))
+            done += len(page)
+            progress("entries.jsonl", done, count)
+        await archive.end()
+        _grow(grown, tree.after)
+        if grown.root().hex() != tree.covered.root:
+            raise EvidenceError("the chain is not the one its checkpoint covers")
+        await archive.begin("artifacts.jsonl", sizes.artifacts)
+        traces, done = Traces(), 0
+        async for kept in source.artifacts():
+            for one in kept:
+                traces.line(one)
+            await archive.write(b"".join(one.artifact + b"\n" for one in kept))
+            done += len(kept)
+            progress("artifacts.jsonl", done, count)
+        await archive.end()
+        if wanted.include_trace:
+            await _trace_lines(source, traces.bytes, archive, lambda done: progress("traces.jsonl", done, count))
+        return traces
+
+    async def _checkpoints(self, wanted: Range, newest: Covered, name: str, archive: TarWriter) -> None:
+        tenant_id, first, last = wanted
+        async with self._pool.tenant_transaction([tenant_id]) as connection:
+            covered = await proofs.spread(connection, tenant_id, first, last, LEAF_EVERY)
+        lines = []
+        for one in [*(one for one in covered if one.size < newest.size), newest]:
+            async with self._pool.tenant_transaction([tenant_id]) as connection:
+                lines.append(canonical_plain(await proofs.checkpoint(connection, one, name)) + b"\n")
+        await archive.add("checkpoints.jsonl", b"".join(lines))
+
+    def _head(self, tenant_id: str, covered: Covered) -> str:
+        root = base64.b64encode(bytes.fromhex(covered.root)).decode()
+        return notes.sign(f"frostgate/tenant/{tenant_id}/main\n{covered.size}\n{root}\n", self._keys.signer)
+
+
+async def _trace_lines(source: BundleSource, size: int, archive: TarWriter, progress: Callable[[int], None]) -> None:
+    """The artifacts are read once more: what their spans come to could not be announced before."""
+    await archive.begin("traces.jsonl", size)
+    traces, done = Traces(), 0
+    async for kept in source.artifacts():
+        await archive.write(b"".join(traces.line(one) for one in kept))
+        done += len(kept)
+        progress(done)
+    await archive.end()
+
+
+def _grow(tree: Frontier, nodes: list[tuple[int, bytes]]) -> None:
+    for level, node in nodes:
+        tree.append(node, level)
+
+
+def _proof(tree: _Tree) -> dict[str, Any]:
+    return {
+        "after": [(level, node.hex()) for level, node in tree.after],
+        "before": [(level, node.hex()) for level, node in tree.before],
+        "size": tree.covered.size,
+    }
+
+
+def _statement(archive: TarWriter, predicate: dict[str, Any]) -> bytes:
+    """The in-toto Statement over every member so far."""
+    subject = [{"digest": {"sha256": member.sha256}, "name": member.name} for member in archive.members]
+    return canonical_plain(
+        {"_type": STATEMENT_TYPE, "predicate": predicate, "predicateType": PREDICATE_TYPE, "subject": subject}
+    )

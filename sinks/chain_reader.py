@@ -1,0 +1,113 @@
+"""Reading a chain while checking it: every entry hashes into the next, is in its place and is its tenant's."""
+
+import hashlib
+from collections.abc import AsyncIterator
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+
+from schemas.checkpoint import NODE_LEVELS, GrowingTree
+from schemas.evidence import ChainEntry, genesis_hash
+from schemas.merkle import Frontier
+from sinks.pg import Connection
+
+PAGE = 1_000
+Row: TypeAlias = tuple[int, str, str, str]
+"""Seq, entry, prev_hash and chain_hash, as the driver's record unpacks."""
+_entry = msgspec.json.Decoder(ChainEntry)
+_FROM = """
+SELECT seq, entry, prev_hash, chain_hash FROM chain_entries
+WHERE tenant_id = $1 AND seq BETWEEN $2 AND $3 ORDER BY seq
+"""
+_NODE = (
+    "SELECT hash FROM chain_nodes WHERE tenant_id = $1 AND level = $2 AND position BETWEEN $3 AND $4 ORDER BY position"
+)
+
+
+class ChainFault(Exception):
+    """A tenant's chain is not what it was. The text has a reason, a seq and no content."""
+
+    def __init__(self, tenant_id: str, reason: str, seq: int) -> None:
+        super().__init__(f"chain of {tenant_id}: {reason} at seq {seq}")
+        self.tenant_id = tenant_id
+        self.reason = reason
+        self.seq = seq
+
+
+class Place(NamedTuple):
+    """Where a walk along a chain stands: the seq it has read up to, and that entry's hash."""
+
+    seq: int
+    chain_hash: str
+
+
+def start(tenant_id: str) -> Place:
+    return Place(0, genesis_hash(tenant_id))
+
+
+async def place_of(connection: Connection, tenant_id: str, seq: int) -> Place:
+    """Where a walk stands that has read up to `seq`. Raises ChainFault when that entry is gone or altered."""
+    if seq == 0:
+        return start(tenant_id)
+    rows = await connection.fetch(_FROM, tenant_id, seq, seq)
+    if not rows:
+        raise ChainFault(tenant_id, "entry_missing", seq)
+    before = Place(seq - 1, rows[0]["prev_hash"])
+    return _next(tenant_id, before, rows[0])
+
+
+async def page(connection: Connection, tenant_id: str, after: Place, last: int) -> tuple[Place, list[bytes]]:
+    """The hashes of the next entries, a page at most and none after `last`, each checked; and where that leads.
+
+    Raises ChainFault at the first entry that is missing, altered, or does not follow the one before it.
+    """
+    end = min(last, after.seq + PAGE)
+    rows = await connection.fetch(_FROM, tenant_id, after.seq + 1, end)
+    hashes = []
+    for row in rows:
+        after = _next(tenant_id, after, row)
+        hashes.append(bytes.fromhex(after.chain_hash))
+    if after.seq < end:
+        raise ChainFault(tenant_id, "entry_missing", after.seq + 1)
+    return after, hashes
+
+
+async def pages(connection: Connection, tenant_id: str, after: Place, last: int) -> AsyncIterator[list[bytes]]:
+    """Every hash after that place up to `last`, page by page. Raises as `page`."""
+    while after.seq < last:
+        after, hashes = await page(connection, tenant_id, after, last)
+        yield hashes
+
+
+async def tree_at(connection: Connection, tenant_id: str, size: int) -> GrowingTree:
+    """The tree of the first `size` entries, made of kept nodes; `size` is a multiple of 256.
+
+    Raises ChainFault when a node is missing.
+    """
+    frontier = Frontier()
+    for level in reversed(NODE_LEVELS):
+        first, end = frontier.size >> level, size >> level
+        rows = await connection.fetch(_NODE, tenant_id, level, first, end - 1) if end > first else []
+        if len(rows) != end - first:
+            raise ChainFault(tenant_id, "node_missing", (first + len(rows)) << level)
+        for row in rows:
+            frontier.append(row["hash"], level)
+    return GrowingTree(frontier.size, frontier.hashes)
+
+
+def _next(tenant_id: str, after: Place, row: Row) -> Place:
+    seq, text, prev_hash, chain_hash = row
+    data = text.encode()
+    if seq != after.seq + 1:
+        raise ChainFault(tenant_id, "entry_missing", after.seq + 1)
+    if hashlib.sha256(b"\x00" + data).hexdigest() != chain_hash:
+        raise ChainFault(tenant_id, "entry_altered", seq)
+    try:
+        entry = _entry.decode(data)
+    except msgspec.MsgspecError as cause:
+        raise ChainFault(tenant_id, "entry_altered", seq) from cause
+    if (entry.tenant_id, entry.seq, entry.prev_hash) != (tenant_id, seq, prev_hash):
+        raise ChainFault(tenant_id, "entry_altered", seq)
+    if prev_hash != after.chain_hash:
+        raise ChainFault(tenant_id, "link_broken", seq)
+    return Place(seq, chain_hash)

@@ -1,0 +1,138 @@
+"""Checking stored evidence: chains against their trees, trees against signed rounds, rounds against the WORM store."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from schemas.checkpoint import GrowingTree, Leaf, first_link, link_to, round_of, round_root
+from sinks.chain_reader import ChainFault, Place, page, place_of, start, tree_at
+from sinks.checkpoints import Checkpoints, round_key
+from sinks.keyring import Keyring
+from sinks.notes import text_of, verify
+from sinks.pg import Pool
+from sinks.signing import SignatureError
+from sinks.worm import Worm
+
+TAIL_ENTRIES = 1_000
+ROLLED_BACK, FORKED = "EVIDENCE_ROLLED_BACK", "EVIDENCE_FORKED"
+_leaves = msgspec.json.Decoder(tuple[Leaf, ...])
+
+_HEAD = "SELECT seq, chain_hash FROM chain_heads WHERE tenant_id = $1"
+_FRONTIER = "SELECT size, hashes, root, name, partition, round FROM chain_frontiers WHERE tenant_id = $1"
+_ACTIVE = """
+SELECT tenant_id FROM chain_heads
+WHERE tenant_id = ANY ($1::text[]) AND updated_at > now() - interval '15 minutes' ORDER BY tenant_id
+"""
+_SHRUNK = """
+SELECT f.tenant_id FROM chain_frontiers AS f LEFT JOIN chain_heads AS h USING (tenant_id)
+WHERE f.tenant_id = ANY ($1::text[]) AND coalesce(h.seq, 0) < f.size
+"""
+_ROUNDS = """
+SELECT checkpoint_seq, note, leaves FROM chain_checkpoints
+WHERE partition = $1 AND checkpoint_seq IN ($2::bigint, $2::bigint - 1) ORDER BY checkpoint_seq
+"""
+
+
+class _Covered(NamedTuple):
+    """What the newest leaf says of a chain."""
+
+    size: int
+    hashes: bytes
+    root: str
+    name: str
+    partition: int
+    round: int
+
+
+class Verification:
+    """Reads what is stored, as the worker. Raises NoAnswer where a store is away."""
+
+    def __init__(self, pool: Pool, checkpoints: Checkpoints, worm: Worm) -> None:
+        self._pool = pool
+        self._checkpoints = checkpoints
+        self._worm = worm
+
+    async def rollback_of(self, partition: int) -> str:
+        """A code and a sentence when the WORM store knows more, or another thing, than the database; else empty."""
+        last = await self._checkpoints.last(partition)
+        number = last.number if last else 0
+        if await self._worm.get(round_key(partition, number + 1)) is not None:
+            now = await self._checkpoints.last(partition)  # another worker may just have made it
+            if (now.number if now else 0) <= number:
+                return f"{ROLLED_BACK}: the WORM store holds a round after {number} of partition {partition}"
+        if last is not None and await self._worm.get(last.key) not in {None, last.data}:
+            return f"{FORKED}: the WORM store holds another round {number} of partition {partition}"
+        return ""
+
+    async def shrunk(self, tenant_ids: Sequence[str]) -> list[str]:
+        """Those of the tenants whose chain is shorter than a round has covered."""
+        async with self._pool.tenant_transaction(tenant_ids) as connection:
+            return [row[0] for row in await connection.fetch(_SHRUNK, tenant_ids)]
+
+    async def active(self, tenant_ids: Sequence[str]) -> list[str]:
+        """Those of the tenants whose chain has lately grown."""
+        async with self._pool.tenant_transaction(tenant_ids) as connection:
+            return [row[0] for row in await connection.fetch(_ACTIVE, tenant_ids)]
+
+    async def check(self, tenant_id: str, ring: Keyring, *, whole: bool) -> AsyncIterator[int]:
+        """Go along a tenant's chain, or along its end only, and yield the seq after each page.
+
+        When it ends, every entry read is what was hashed, follows the one before it and leads to the
+        head, and as far as a round covers them they are in the signed root. Raises ChainFault.
+        """
+        head, covered = await self._claims(tenant_id, ring)
+        tree, after = await self._begin(tenant_id, covered, 0 if whole else max(0, head.seq - TAIL_ENTRIES))
+        while after.seq < head.seq:
+            last = covered.size if covered and after.seq < covered.size else head.seq
+            async with self._pool.tenant_transaction([tenant_id]) as connection:
+                after, hashes = await page(connection, tenant_id, after, last)
+            if covered and after.seq <= covered.size:
+                for node in hashes:
+                    tree.append(node)
+            if covered and after.seq == covered.size and (tree.hashes, tree.root().hex()) != covered[1:3]:
+                raise ChainFault(tenant_id, "root_differs", covered.size)
+            yield after.seq
+        if after != head:
+            raise ChainFault(tenant_id, "head_altered", head.seq)
+
+    async def _claims(self, tenant_id: str, ring: Keyring) -> tuple[Place, _Covered | None]:
+        """What head and newest leaf say, the leaf being in its signed round."""
+        async with self._pool.tenant_transaction([tenant_id]) as connection:
+            leaf = await connection.fetchrow(_FRONTIER, tenant_id)
+            row = await connection.fetchrow(_HEAD, tenant_id)
+            rounds = await connection.fetch(_ROUNDS, leaf["partition"], leaf["round"]) if leaf else []
+        head = Place(*row) if row else start(tenant_id)
+        if leaf is None:
+            return head, None
+        covered = _Covered(*leaf)
+        if head.seq < covered.size:
+            raise ChainFault(tenant_id, "head_behind_checkpoint", head.seq)
+        if not _is_signed(covered, rounds, ring):
+            raise ChainFault(tenant_id, "checkpoint_altered", covered.size)
+        return head, covered
+
+    async def _begin(self, tenant_id: str, covered: _Covered | None, seq: int) -> tuple[GrowingTree, Place]:
+        """Tree and place where a check starts that must read everything after `seq`."""
+        if covered is not None:
+            seq = min(seq, covered.size - 1) & ~255
+        async with self._pool.tenant_transaction([tenant_id]) as connection:
+            tree = await tree_at(connection, tenant_id, seq) if covered else GrowingTree()
+            return tree, await place_of(connection, tenant_id, seq)
+
+
+def _is_signed(covered: _Covered, rounds: Sequence[Any], ring: Keyring) -> bool:
+    """Whether the round that the leaf names was signed, follows from its leaves, and has this leaf."""
+    if not rounds or rounds[-1]["checkpoint_seq"] != covered.round or len(rounds) != min(2, covered.round):
+        return False
+    try:
+        this = round_of(verify(rounds[-1]["note"], ring.public_keys()))
+        leaves = _leaves.decode(rounds[-1]["leaves"])
+        link = first_link(covered.partition) if covered.round == 1 else link_to(text_of(rounds[0]["note"]))
+    except (SignatureError, ValueError):
+        return False
+    return (
+        (this.partition, this.number) == (covered.partition, covered.round)
+        and round_root(link, leaves) == this.root
+        and Leaf(covered.name, covered.root, covered.size) in leaves
+    )

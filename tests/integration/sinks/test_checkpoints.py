@@ -1,0 +1,269 @@
+"""Rounds on the real Postgres: each links to the last, covers what grew, and no change behind them goes unseen."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import msgspec
+import pytest
+
+from schemas.answers import Refusal
+from schemas.checkpoint import Leaf, first_link, leaf_name, link_to, round_of, round_root, tenant_key
+from schemas.merkle import Frontier
+from schemas.subjects import partition_of
+from sinks.chain_reader import ChainFault, tree_at
+from sinks.checkpoints import LOCK_CLASS, StoredRound
+from sinks.notes import text_of, verify
+from sinks.pg import Pool
+from tests.integration.sinks import make
+from tests.integration.sinks.rounds import Kit, grow, kit, know
+
+_LEAVES = msgspec.json.Decoder(tuple[Leaf, ...])
+
+
+@pytest.fixture
+def made(worker: Pool, tmp_path: Path) -> Kit:
+    return kit(worker, tmp_path)
+
+
+async def _chain(worker: Pool, operator: Pool, count: int) -> str:
+    tenant = make.tenant_id()
+    await know(operator, tenant)
+    await grow(worker, tenant, count)
+    return tenant
+
+
+async def _cover(made: Kit, tenant: str) -> StoredRound:
+    result = await made.checkpoints.round(partition_of(tenant), [tenant])
+    assert result is not None
+    assert result.faults == ()
+    last = await made.checkpoints.last(partition_of(tenant))
+    assert last is not None
+    return last
+
+
+async def _root(superuser: Any, tenant: str, size: int) -> str:
+    return (await _frontier(superuser, tenant, size)).root().hex()
+
+
+async def _frontier(superuser: Any, tenant: str, size: int) -> Frontier:
+    rows = await superuser.fetch(
+        "SELECT chain_hash FROM chain_entries WHERE tenant_id = $1 AND seq <= $2 ORDER BY seq", tenant, size
+    )
+    whole = Frontier()
+    for row in rows:
+        whole.append(bytes.fromhex(row["chain_hash"]))
+    return whole
+
+
+async def _walk(made: Kit, tenant: str, *, whole: bool = True) -> int:
+    return [seq async for seq in made.verification.check(tenant, made.ring, whole=whole)][-1]
+
+
+async def test_a_round_covers_what_grew_with_the_rfc_6962_root_and_links_to_the_round_before(
+    made: Kit, worker: Pool, operator: Pool, superuser: Any, tmp_path: Path
+) -> None:
+    tenant = await _chain(worker, operator, 300)
+    partition = partition_of(tenant)
+    before = await made.checkpoints.last(partition)
+    this = await _cover(made, tenant)
+    assert this.number == (before.number if before else 0) + 1
+    (leaf,) = _LEAVES.decode(this.leaves)
+    assert leaf == Leaf(
+        leaf_name(tenant_key((tmp_path / "checkpoint-secret").read_bytes(), tenant), tenant),
+        await _root(superuser, tenant, 300),
+        300,
+    )
+    text = verify(this.note, made.ring.public_keys())
+    link = link_to(text_of(before.note)) if before else first_link(partition)
+    assert round_of(text) == (partition, this.number, round_root(link, [leaf]))
+    assert tenant not in this.data.decode()
+    await grow(worker, tenant, 700, 300)
+    (leaf,) = _LEAVES.decode((await _cover(made, tenant)).leaves)
+    assert (leaf.size, leaf.root) == (1_000, await _root(superuser, tenant, 1_000))
+    assert await _walk(made, tenant) == 1_000
+
+
+async def test_without_growth_there_is_no_round(made: Kit, worker: Pool, operator: Pool) -> None:
+    tenant = await _chain(worker, operator, 3)
+    first = await _cover(made, tenant)
+    assert await made.checkpoints.grown([tenant]) == []
+    assert (await _cover(made, tenant)).number == first.number
+
+
+async def test_a_chain_far_longer_than_a_round_takes_is_covered_over_several(
+    made: Kit, worker: Pool, operator: Pool, superuser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sinks.checkpoints.ENTRIES_MAX", 1_000)
+    monkeypatch.setattr("sinks.checkpoints.LEAF_EVERY", 1_500)
+    tenant = await _chain(worker, operator, 2_600)
+    for left in ((tenant,), (tenant,), ()):
+        result = await made.checkpoints.round(partition_of(tenant), [tenant])
+        assert result is not None
+        assert (result.covered, result.left) == ((tenant,), left)
+    kept = await superuser.fetch("SELECT size, root FROM chain_leaves WHERE tenant_id = $1", tenant)
+    assert [tuple(row) for row in kept] == [(2_000, await _root(superuser, tenant, 2_000))]
+    async with worker.tenant_transaction([tenant]) as connection:
+        tree = await tree_at(connection, tenant, 2_560)
+    assert tree.root().hex() == await _root(superuser, tenant, 2_560)
+
+
+async def test_one_worker_at_a_time_makes_a_partitions_round(
+    made: Kit, worker: Pool, operator: Pool, superuser: Any
+) -> None:
+    tenant = await _chain(worker, operator, 3)
+    async with superuser.transaction():
+        await superuser.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCK_CLASS, partition_of(tenant))
+        assert await made.checkpoints.round(partition_of(tenant), [tenant]) is None
+    assert await made.checkpoints.grown([tenant]) != []
+    both = await asyncio.gather(*(made.checkpoints.round(partition_of(tenant), [tenant]) for _ in range(4)))
+    assert [result.covered for result in both if result and result.covered] == [(tenant,)]
+
+
+async def test_a_round_that_was_committed_and_not_put_is_put_again_as_the_same_bytes(
+    made: Kit, worker: Pool, operator: Pool
+) -> None:
+    this = await _cover(made, await _chain(worker, operator, 3))
+    assert this in await _all_unstored(made, this.partition)
+    for _ in range(2):
+        await made.worm.put(this.key, this.data, retain_days=1)
+    await made.checkpoints.stored(this)
+    assert this not in await _all_unstored(made, this.partition)
+    with pytest.raises(Refusal):
+        await made.worm.put(this.key, this.data + b" ", retain_days=1)
+    assert msgspec.json.decode(this.data)["note"] == this.note
+
+
+async def _all_unstored(made: Kit, partition: int) -> list[StoredRound]:
+    """Rounds of other tests may wait too: each of them is marked, until none is left."""
+    found: list[StoredRound] = []
+    while rounds := [one for one in await made.checkpoints.unstored(partition) if one not in found]:
+        found += rounds
+        for one in rounds[:-1]:
+            await made.checkpoints.stored(one)
+    return found
+
+
+async def test_a_request_is_seen_and_taken_away_once_served(made: Kit, edge: Pool, operator: Pool) -> None:
+    for pool, partition in ((edge, 15), (operator, 15)):
+        async with pool.connection() as connection:
+            await connection.execute(
+                "INSERT INTO checkpoint_requests (partition) VALUES ($1) ON CONFLICT DO NOTHING", partition
+            )
+    requests = await made.checkpoints.requests()
+    assert 15 in requests
+    await made.checkpoints.served(15, requests[15])
+    assert 15 not in await made.checkpoints.requests()
+
+
+_TAMPERING = {
+    "entry_altered": """
+        UPDATE chain_entries AS e SET entry = n.entry,
+            chain_hash = encode(sha256('\\x00'::bytea || convert_to(n.entry, 'UTF8')), 'hex')
+        FROM (SELECT replace(entry, '"body_bytes":9', '"body_bytes":8') AS entry
+            FROM chain_entries WHERE tenant_id = '{t}' AND seq = 500) AS n
+        WHERE e.tenant_id = '{t}' AND e.seq = 500
+    """,
+    "entry_missing": "DELETE FROM chain_entries WHERE tenant_id = '{t}' AND seq = 500",
+    "last_entry_missing": "DELETE FROM chain_entries WHERE tenant_id = '{t}' AND seq = 600",
+    "head": "UPDATE chain_heads SET chain_hash = repeat('0', 64) WHERE tenant_id = '{t}'",
+    "truncated": """
+        DELETE FROM chain_entries WHERE tenant_id = '{t}' AND seq > 550;
+        UPDATE chain_heads AS h SET seq = e.seq, chain_hash = e.chain_hash FROM chain_entries AS e
+        WHERE h.tenant_id = '{t}' AND e.tenant_id = '{t}' AND e.seq = 550
+    """,
+    "frontier": "UPDATE chain_frontiers SET root = repeat('0', 64) WHERE tenant_id = '{t}'",
+    "leaves": """
+        UPDATE chain_checkpoints SET leaves = replace(leaves, '"size":600', '"size":601') WHERE partition = {p}
+        AND checkpoint_seq = (SELECT round FROM chain_frontiers WHERE tenant_id = '{t}')
+    """,
+}
+
+
+@pytest.mark.parametrize("change", _TAMPERING)
+@pytest.mark.parametrize("whole", [True, False])
+async def test_what_a_superuser_changes_with_the_triggers_off_is_found(
+    change: str, whole: bool, made: Kit, worker: Pool, operator: Pool, superuser: Any
+) -> None:
+    tenant = await _chain(worker, operator, 600)
+    await _cover(made, tenant)
+    assert await _walk(made, tenant, whole=whole) == 600
+    async with superuser.transaction():
+        await superuser.execute("SET LOCAL session_replication_role = replica")
+        await superuser.execute(_TAMPERING[change].replace("{t}", tenant).replace("{p}", str(partition_of(tenant))))
+    with pytest.raises(ChainFault) as found:
+        await _walk(made, tenant, whole=whole)
+    assert found.value.tenant_id == tenant
+
+
+async def test_an_entry_changed_with_its_hash_before_any_round_breaks_the_link_of_the_next_one(
+    made: Kit, worker: Pool, operator: Pool, superuser: Any
+) -> None:
+    tenant = await _chain(worker, operator, 600)
+    async with superuser.transaction():
+        await superuser.execute("SET LOCAL session_replication_role = replica")
+        await superuser.execute(_TAMPERING["entry_altered"].replace("{t}", tenant))
+    with pytest.raises(ChainFault, match="link_broken at seq 501"):
+        await _walk(made, tenant)
+    result = await made.checkpoints.round(partition_of(tenant), [tenant])
+    assert result is not None
+    assert [fault.reason for fault in result.faults] == ["link_broken"]
+
+
+async def test_a_chain_rewritten_whole_with_every_hash_right_is_found_by_its_round(
+    made: Kit, worker: Pool, operator: Pool, superuser: Any
+) -> None:
+    tenant = await _chain(worker, operator, 20)
+    await _cover(made, tenant)
+    async with superuser.transaction():
+        await superuser.execute("SET LOCAL session_replication_role = replica")
+        await superuser.execute("DELETE FROM chain_entries WHERE tenant_id = $1", tenant)
+        await superuser.execute("DELETE FROM chain_heads WHERE tenant_id = $1", tenant)
+        await superuser.execute("DELETE FROM evidence_outbox WHERE tenant_id = $1", tenant)
+    await grow(worker, tenant, 20, 100)
+    with pytest.raises(ChainFault, match="root_differs"):
+        await _walk(made, tenant)
+    forged = await _frontier(superuser, tenant, 20)
+    old = await superuser.fetchval("SELECT root FROM chain_frontiers WHERE tenant_id = $1", tenant)
+    async with superuser.transaction():
+        await superuser.execute("SET LOCAL session_replication_role = replica")
+        update = "UPDATE chain_frontiers SET root = $2, hashes = $3 WHERE tenant_id = $1"
+        await superuser.execute(update, tenant, forged.root().hex(), forged.hashes)
+        leaves = "UPDATE chain_checkpoints SET leaves = replace(leaves, $1, $2) WHERE leaves LIKE '%' || $1 || '%'"
+        await superuser.execute(leaves, old, forged.root().hex())
+    with pytest.raises(ChainFault, match="checkpoint_altered"):
+        await _walk(made, tenant)
+
+
+async def test_a_damaged_chain_gets_no_checkpoint_and_keeps_nobody_from_theirs(
+    made: Kit, worker: Pool, operator: Pool, superuser: Any
+) -> None:
+    damaged = await _chain(worker, operator, 3)
+    while partition_of(sound := make.tenant_id()) != partition_of(damaged):
+        pass
+    await know(operator, sound)
+    await grow(worker, sound, 3)
+    async with superuser.transaction():
+        await superuser.execute("SET LOCAL session_replication_role = replica")
+        await superuser.execute("DELETE FROM chain_entries WHERE tenant_id = $1 AND seq = 2", damaged)
+    result = await made.checkpoints.round(partition_of(sound), [damaged, sound])
+    assert result is not None
+    assert result.covered == (sound,)
+    assert [(fault.tenant_id, fault.reason, fault.seq) for fault in result.faults] == [(damaged, "entry_missing", 2)]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM chain_checkpoints",
+        "UPDATE chain_checkpoints SET note = ''",
+        "UPDATE chain_leaves SET root = repeat('0', 64)",
+        "DELETE FROM chain_nodes",
+        "DELETE FROM chain_frontiers",
+        "TRUNCATE chain_checkpoints",
+    ],
+)
+async def test_no_role_and_no_careless_superuser_takes_a_round_back(statement: str, superuser: Any) -> None:
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+        await superuser.execute(statement)

@@ -1,0 +1,219 @@
+"""A worker does not run on a database that is older than the evidence somebody else holds, nor on a changed one."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from ops.checkpointer import Checkpointer
+from ops.clock import SystemClock
+from ops.embedded import EmbeddedServers
+from ops.evidence_watch import EvidenceRefusedError, EvidenceWatch, GuardedLedger
+from schemas.answers import NoAnswer
+from schemas.metrics import CHAIN_FAILURES, CHECKPOINT_AGE_S
+from schemas.subjects import PARTITIONS
+from sinks.ledger import DecisionLedger
+from sinks.pg import Pool
+from tests.integration.sinks import make
+from tests.integration.sinks.rounds import Counted, Kit, grow, kit, know, own_postgres, pool_of
+
+WORKER = (sys.executable, "-c", "from ops.cli import main; main()", "worker", "--stages", "dlq")
+
+
+class Evidence:
+    """A database with evidence of its own, its checkpointer, and its watch as a starting worker has it."""
+
+    def __init__(self, servers: EmbeddedServers, pool: Pool, home: Path) -> None:
+        self.servers = servers
+        self.pool = pool
+        self.home = home
+        self.kit: Kit = kit(pool, home)
+        self.meter = Counted()
+        clock = SystemClock()
+        self.checkpointer = Checkpointer(self.kit.checkpoints, self.kit.worm, None, clock, self.meter, retain_days=1)
+
+    def watch(self) -> EvidenceWatch:
+        parts = (self.kit.checkpoints, self.kit.verification, None)
+        signing = (self.kit.signer, self.kit.ring_file)
+        return EvidenceWatch(self.pool, parts, signing, SystemClock(), self.meter)
+
+    async def more(self, *tenants: str, first_event: int = 0) -> None:
+        """Every tenant has 300 entries more, and all of them are in a round that lies in the store."""
+        async with pool_of(self.servers, "operator") as operator:
+            for tenant in tenants:
+                await know(operator, tenant)
+                await grow(self.pool, tenant, 300, first_event)
+        await self.checkpointer.make_rounds(range(PARTITIONS))
+        assert self.checkpointer.findings == []
+
+    async def restored(self, meanwhile: Callable[[], Awaitable[None]]) -> None:
+        """Yesterday's base backup: what the database was before `meanwhile`, put back after it."""
+        data, backup = self.servers.postgres_home / "data", self.servers.postgres_home / "yesterday"
+        await self.servers.stop_one("postgres")
+        subprocess.run(["cp", "-a", data, backup], check=True)
+        await self.servers.start_one("postgres")
+        await meanwhile()
+        await self.servers.stop_one("postgres")
+        shutil.rmtree(data)
+        backup.rename(data)
+        await self.servers.start_one("postgres")
+
+    async def changed(self, statement: str, *values: object) -> None:
+        """A superuser's change with the triggers off."""
+        connection = await asyncpg.connect(self.servers.postgres_dsn("admin"))
+        try:
+            async with connection.transaction():
+                await connection.execute("SET LOCAL session_replication_role = replica")
+                await connection.execute(statement, *values)
+        finally:
+            await connection.close()
+
+
+@pytest.fixture(scope="module")
+async def database(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedServers]:
+    async with own_postgres(tmp_path_factory.mktemp("rollback") / "data") as embedded:
+        yield embedded
+
+
+@pytest.fixture
+async def evidence(database: EmbeddedServers, tmp_path: Path) -> AsyncIterator[Evidence]:
+    """Each test begins with no evidence at all."""
+    async with pool_of(database, "worker") as pool:
+        made = Evidence(database, pool, tmp_path)
+        tables = "chain_entries, chain_heads, chain_frontiers, chain_nodes, chain_leaves, chain_checkpoints, tenants"
+        await made.changed(f"TRUNCATE {tables}, outbox_tenants, evidence_outbox CASCADE")
+        yield made
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    """Look every 10 ms; raises TimeoutError when it never holds."""
+    async with asyncio.timeout(30):
+        await asyncio.sleep(0.01)
+        while not holds():  # noqa: ASYNC110  (what is awaited is in a database)
+            await asyncio.sleep(0.01)
+
+
+async def _started(servers: EmbeddedServers, evidence: Evidence) -> tuple[int, str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FG_")} | {
+        "FG_DATA_DIR": str(evidence.home),
+        "FG_NATS_URL": servers.nats_url("worker"),
+        "FG_NATS_SYSTEM_URL": servers.nats_url("system"),
+        "FG_POSTGRES_DSN": evidence.servers.postgres_dsn("worker"),
+        "FG_REDIS_URL": servers.redis_url,
+        "FG_ADMIN_PORT": "0",
+    }
+    process = await asyncio.create_subprocess_exec(
+        *WORKER, env=environment, cwd=evidence.home, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(60):
+            output, errors = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert process.returncode is not None
+    return process.returncode, (output + errors).decode()
+
+
+async def test_a_worker_on_yesterdays_base_backup_is_refused_with_a_named_code(
+    servers: EmbeddedServers, evidence: Evidence
+) -> None:
+    tenant = make.tenant_id()
+    await evidence.more(tenant)
+    await evidence.watch().admit(asyncio.Event())
+
+    async def today() -> None:
+        await evidence.more(tenant, first_event=1_000)
+        await evidence.watch().admit(asyncio.Event())
+
+    await evidence.restored(today)
+    with pytest.raises(EvidenceRefusedError, match="EVIDENCE_ROLLED_BACK"):
+        await evidence.watch().admit(asyncio.Event())
+    status, told = await _started(servers, evidence)
+    assert status == 1
+    assert "EVIDENCE_ROLLED_BACK" in told
+    assert "Traceback" not in told
+
+
+async def test_a_key_ring_that_does_not_know_the_signing_key_refuses_the_start(
+    servers: EmbeddedServers, evidence: Evidence
+) -> None:
+    stranger = evidence.home / "stranger"
+    stranger.mkdir()
+    kit(evidence.pool, stranger)
+    evidence.kit.ring_file.write_bytes((stranger / "keyring.json").read_bytes())
+    status, told = await _started(servers, evidence)
+    assert (status, "SIGNING_KEY_UNKNOWN" in told, "Traceback" in told) == (1, True, False)
+
+
+async def test_a_head_that_falls_behind_its_checkpoint_stops_every_decision(evidence: Evidence) -> None:
+    tenant = make.tenant_id()
+    await evidence.more(tenant)
+    watch = evidence.watch()
+    ledger = GuardedLedger(DecisionLedger(evidence.pool), watch)
+    await watch.compare()
+    await ledger.record([make.record(tenant, "evt-before")])
+    await evidence.changed("UPDATE chain_heads SET seq = 200 WHERE tenant_id = $1", tenant)
+    await watch.compare()
+    assert [finding.partition(":")[0] for finding in watch.findings] == ["EVIDENCE_ROLLED_BACK"]
+    assert ("evidence_rolled_back",) in evidence.meter.labels(CHAIN_FAILURES)
+    with pytest.raises(NoAnswer):
+        await ledger.record([make.record(tenant, "evt-after")])
+
+
+async def test_another_round_in_the_store_than_in_the_database_is_a_fork(evidence: Evidence) -> None:
+    tenant = make.tenant_id()
+    await evidence.more(tenant)
+    await evidence.changed("UPDATE chain_checkpoints SET note = replace(note, 'frostgate+', 'frostgate-')")
+    with pytest.raises(EvidenceRefusedError, match="EVIDENCE_FORKED"):
+        await evidence.watch().admit(asyncio.Event())
+
+
+async def test_a_change_by_a_superuser_is_found_within_a_minutes_pass_or_the_full_one(evidence: Evidence) -> None:
+    early, late, whole = (make.tenant_id() for _ in range(3))
+    await evidence.more(early, late, whole)
+    await evidence.more(early, late, whole, first_event=1_000)
+    await evidence.more(early, first_event=2_000)
+    await evidence.more(early, first_event=3_000)
+    await evidence.more(early, first_event=4_000)
+    watch = evidence.watch()
+    await watch.compare()
+    await watch.check_tails()
+    assert watch.findings == []
+    for tenant, seq in ((early, 2), (late, 599)):
+        await evidence.changed("DELETE FROM chain_entries WHERE tenant_id = $1 AND seq = $2", tenant, seq)
+    await watch.check_tails()
+    assert watch.findings == ["EVIDENCE_TAMPERED: 1 chains are not what they were (see the log)"]
+    await watch.check_all(asyncio.Event(), pause_s=0)
+    assert watch.findings == ["EVIDENCE_TAMPERED: 2 chains are not what they were (see the log)"]
+    assert evidence.meter.labels(CHAIN_FAILURES) == {("entry_missing",)}
+    assert watch.permits, "a chain that was changed stops nobody else's decisions"
+
+
+async def test_rounds_come_by_themselves_and_a_request_brings_one_at_once(
+    evidence: Evidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ops.checkpointer.REQUESTS_S", 0.02)
+    tenant = make.tenant_id()
+    watch, stopping = evidence.watch(), asyncio.Event()
+    await watch.compare()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(evidence.checkpointer.run(stopping, watch))
+        async with pool_of(evidence.servers, "operator") as operator:
+            await know(operator, tenant)
+            # The first rounds of this worker come before there is anything to cover.
+            await _until(lambda: (str(PARTITIONS - 1),) in evidence.meter.labels(CHECKPOINT_AGE_S))
+            await grow(evidence.pool, tenant, 3)
+            async with operator.connection() as connection:
+                for partition in range(PARTITIONS):
+                    await connection.execute("INSERT INTO checkpoint_requests (partition) VALUES ($1)", partition)
+            while await evidence.kit.checkpoints.requests():
+                await _until(lambda: True)
+        assert await evidence.kit.checkpoints.grown([tenant]) == []
+        stopping.set()
