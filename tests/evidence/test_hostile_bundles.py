@@ -1,0 +1,180 @@
+"""Files made to hurt whoever reads them: each has a verdict, without a traceback and in bounded memory."""
+
+import base64
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.evidence import bundle_maker as make
+from tests.evidence.conftest import Verify
+from tests.evidence.loading import SCRIPT
+
+MEMORY_BYTES_MAX = 160 * 1024 * 1024
+BLOCK = 512
+
+
+def checksummed(header: bytes) -> bytes:
+    total = sum(header[:148]) + 8 * 32 + sum(header[156:])
+    return header[:148] + b"%06o\0 " % total + header[156:]
+
+
+def put(header: bytes, at: int, data: bytes) -> bytes:
+    return checksummed(header[:at] + data + header[at + len(data) :])
+
+
+ENTRIES = make.header("entries.jsonl", 0)
+MEMBERS = make.recipe().members()
+
+
+def _frames() -> Iterator[tuple[str, bytes, int]]:
+    yield "nothing", b"", 2
+    yield "one letter", b"x", 6
+    yield "zeros", bytes(1024), 6
+    yield "another file", b"PK\x03\x04" + bytes(2000), 6
+    yield "a size of 8 GiB", put(ENTRIES, 124, b"77777777777\0"), 2
+    yield "a size in base 256", put(ENTRIES, 124, b"\x80" + b"\0" * 10 + b"\x01"), 6
+    yield "a negative size", put(ENTRIES, 124, b"\xff" * 12), 6
+    yield "a signed size", put(ENTRIES, 124, b"-0000000001\0"), 6
+    yield "a size without an end", put(ENTRIES, 124, b"000000000001"), 6
+    yield "a key ring of 8 GiB", _only("keyring.json", b"77777777777\0"), 6
+    yield "a path that climbs", put(ENTRIES, 0, b"../../../etc/passwd\0"), 6
+    yield "a path in the prefix", put(ENTRIES, 345, b"/etc"), 6
+    yield "control characters", put(ENTRIES, 0, b"\x1b]0;owned\x07\x1b[2J.jsonl\0"), 6
+    yield "a name that is no text", put(ENTRIES, 0, b"\xff\xfe"), 6
+    yield "a name after its end", put(ENTRIES, 20, b"x"), 6
+    for kind in b"123456LKxgS":
+        yield f"a member of type {chr(kind)}", put(ENTRIES, 156, bytes([kind])), 6
+    yield "a symbolic link", put(put(ENTRIES, 156, b"2"), 157, b"/etc/passwd"), 6
+    yield "a link's name on a file", put(ENTRIES, 157, b"/etc/passwd"), 6
+    yield "a file that others may write", put(ENTRIES, 100, b"0000666\0"), 6
+    yield "a wrong checksum", ENTRIES[:148] + b"000000\0 " + ENTRIES[156:], 6
+    yield "old magic", put(ENTRIES, 257, b"ustar  \0"), 6
+    yield "the same member for ever", ENTRIES * 4000, 6
+    yield "something after the end", make.archive(MEMBERS) + b"\0" * BLOCK, 6
+
+
+def _only(name: str, size: bytes) -> bytes:
+    members = dict(list(MEMBERS.items())[: list(MEMBERS).index(name)])
+    return make.archive(members)[: -2 * BLOCK] + put(make.header(name, 0), 124, size)
+
+
+def _signed(payload: bytes) -> bytes:
+    return make.envelope(make.MANIFEST_TYPE, payload, (make.SIGNER,))
+
+
+def _of(name: str, data: bytes) -> bytes:
+    """The member is this, and a manifest is signed over it."""
+    return make.recipe().but(edits=((name, lambda _: data),)).tar()
+
+
+DEEP = b"[" * 500_000 + b"]" * 500_000
+BOMBS = {
+    "deep": DEEP,
+    "deep object": b'{"a":' * 150_000 + b"1" + b"}" * 150_000,
+    "not a number": b"NaN}",
+    "infinity": b'{"size":Infinity}',
+    "a huge integer": b'{"size":' + b"9" * 100_000 + b"}",
+    "a float": b'{"size":1e999}',
+    "invalid UTF-8": b'{"size":"\xff"}',
+    "a lone surrogate": rb'{"size":"\ud800"}',
+    "a null byte": b"\0}",
+    "many members": make.canonical({f"{at:06d}": at for at in range(60_000)}),
+    "many lists": b"[" + b"[]," * 300_000 + b"[]]",
+    "two of a name": b'{"size":1,"size":2}',
+    "no object": b'"}',
+}
+
+
+def _documents() -> Iterator[tuple[str, bytes, int]]:
+    for name, bomb in BOMBS.items():
+        closed = bomb if bomb.endswith(b"}") else b'{"a":' + bomb + b"}"
+        yield f"key ring: {name}", make.archive({**MEMBERS, "keyring.json": closed}), 4
+        yield f"manifest: {name}", make.archive({**MEMBERS, "manifest.json": closed}), 4
+        yield f"signed manifest: {name}", make.archive({**MEMBERS, "manifest.json": _signed(bomb[:600_000])}), 6
+        yield f"signed proof: {name}", _of("proof.json", closed), 6
+        yield f"signed checkpoints: {name}", _of("checkpoints.jsonl", bomb + b"\n"), 6
+        yield f"entries: {name}", make.archive({**MEMBERS, "entries.jsonl": bomb + b"\n"}), 1
+        yield f"signed note: {name}", _of("head.note", bomb + b"\n"), 6
+    root = base64.b64encode(make.ROOT.public).decode()
+    ring = make.canonical({"root_public_key": root, "keys": [[[[[]]]]]})
+    yield (
+        "a key ring of nonsense",
+        make.archive({**MEMBERS, "keyring.json": make.envelope(make.KEYRING_TYPE, ring, (make.ROOT,))}),
+        6,
+    )
+    yield "a line without an end", make.archive({**MEMBERS, "entries.jsonl": b"x" * 9_000_000 + b"\n"}), 6
+    yield "a hundred thousand lines", make.archive({**MEMBERS, "entries.jsonl": b"\n" * 100_000}), 1
+    yield "a hundred thousand checkpoints", _of("checkpoints.jsonl", b"{}\n" * 100_000), 6
+    yield "a signature for every key", _of("head.note", MEMBERS["head.note"] * 500), 6
+
+
+CASES = [*_frames(), *_documents()]
+
+
+@pytest.mark.parametrize(("data", "status"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_every_hostile_file_has_its_verdict(data: bytes, status: int, verify: Verify) -> None:
+    verdict = verify(data, None)
+    assert verdict.status == status, verdict
+    assert verdict.text.isascii()
+    assert verdict.text.isprintable()
+
+
+def _deep_entry() -> bytes:
+    """An artifact that has to be parsed, well chained, as deep as a line can be."""
+    artifact = b'{"spans":' + b"[" * 1_900_000 + b"]" * 1_900_000 + b"}"
+    return _with_artifact(artifact)
+
+
+def _wide_entry() -> bytes:
+    return _with_artifact(b'{"spans":[' + b"{}," * 1_300_000 + b"{}]}")
+
+
+def _with_artifact(artifact: bytes) -> bytes:
+    prev_hash = make.Chain("acme").prev_hash
+    entry = make.canonical(make.entry_of("acme", 1, prev_hash, artifact))
+    chain = make.Chain("acme", (entry,), (make.sha256(b"\x00" + entry),), (b"{}",))
+    [this] = make.rounds_of(chain, (), (1,))
+    made = make.Recipe(chain, (make.checkpoint_line(this, make.leaf_of(chain, 1)),), include_trace=False)
+    return make.archive({**made.members(), "artifacts.jsonl": artifact + b"\n"})
+
+
+def _many_entries() -> bytes:
+    return make.archive({**MEMBERS, "entries.jsonl": MEMBERS["entries.jsonl"] + b"x" * 60_000_000 + b"\n"})
+
+
+@pytest.mark.parametrize(
+    ("make_it", "status"),
+    [
+        (_deep_entry, 6),
+        (_wide_entry, 6),
+        (_many_entries, 6),
+        (lambda: _of("proof.json", b'{"a":' + DEEP[250_000:-250_000] + b"}"), 6),
+    ],
+)
+def test_the_command_answers_in_bounded_memory(make_it: Callable[[], bytes], status: int, tmp_path: Path) -> None:
+    file = tmp_path / "hostile.tar"
+    file.write_bytes(make_it())
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", SCRIPT, file],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX)),
+    )
+    assert (done.returncode, done.stderr) == (status, "")
+
+
+def test_control_characters_of_a_file_never_reach_the_terminal(tmp_path: Path) -> None:
+    file = tmp_path / "hostile.tar"
+    file.write_bytes(put(ENTRIES, 0, b"\x1b]0;owned\x07\x1b[2J.jsonl\0"))
+    for words in ((), ("--json",)):
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", SCRIPT, file, *words], capture_output=True, timeout=60, check=False
+        )
+        assert done.returncode == 6
+        assert done.stdout.replace(b"\n", b"").decode("ascii").isprintable()

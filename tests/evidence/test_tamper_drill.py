@@ -1,0 +1,79 @@
+"""The drill: thousands of random changes to bundles, every one found, with the right status and the right place."""
+
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.evidence.conftest import Verify
+from tests.evidence.loading import SCRIPT, verifier
+from tests.evidence.mutations import KINDS, OK, Mutation, Sample, mutate, nothing, samples
+
+Kind = Callable[[random.Random, Sample], Mutation]
+IN_PROCESS = 8_300
+AS_COMMAND = 200
+APART = 60
+
+
+def _judged(mutation: Mutation, status: int, seq: int | None) -> bool:
+    return status in mutation.statuses and (not mutation.seqs or seq in mutation.seqs)
+
+
+def test_every_change_to_a_bundle_is_found_with_the_right_status(verify: Verify, root: str, seed: str) -> None:
+    print(f"FG_TEST_SEED={seed}")
+    seen: Counter[int] = Counter()
+    for number in range(IN_PROCESS):
+        mutation = mutate(f"{seed}-{number}")
+        verdict = verify(mutation.data, root if mutation.pinned else None)
+        assert _judged(mutation, verdict.status, verdict.seq), (f"{seed}-{number}", mutation.name, verdict)
+        assert verdict.status == OK or mutation.data not in {sample.tar for sample in samples()}
+        seen[verdict.status] += 1
+    assert set(seen) == set(range(7))
+    assert seen[OK] < IN_PROCESS // 10
+
+
+def test_the_command_finds_the_same(tmp_path: Path, root: str, seed: str) -> None:
+    print(f"FG_TEST_SEED={seed}")
+
+    def run(number: int) -> str:
+        mutation = mutate(f"{seed}-command-{number}")
+        file = tmp_path / f"{number}.tar"
+        file.write_bytes(mutation.data)
+        pinned = ("--root", root) if mutation.pinned else ()
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", SCRIPT, file, *pinned], capture_output=True, text=True, timeout=60, check=False
+        )
+        file.unlink()
+        right = (
+            done.returncode in mutation.statuses and done.stderr == "" and done.stdout.replace("\n", "").isprintable()
+        )
+        return "" if right else f"{seed}-command-{number} {mutation.name}: {done.returncode} {done.stderr}"
+
+    with ThreadPoolExecutor(2) as pool:
+        assert [fault for fault in pool.map(run, range(AS_COMMAND)) if fault] == []
+
+
+def test_a_large_bundle_is_read_by_two_processes_with_the_same_verdicts(
+    verify: Verify, root: str, seed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    print(f"FG_TEST_SEED={seed}")
+    monkeypatch.setattr(verifier, "APART_BYTES_MIN", 0)
+    for number in range(APART):
+        mutation = mutate(f"{seed}-{number}")
+        file = tmp_path / "bundle.tar"
+        file.write_bytes(mutation.data)
+        with file.open("rb") as opened:
+            apart = verifier.verify_file(opened, root)
+        assert apart == verify(mutation.data, root), (f"{seed}-{number}", mutation.name)
+
+
+@pytest.mark.parametrize("kind", [kind for _, kind in KINDS if kind is not nothing])
+def test_no_kind_of_change_is_a_change_of_nothing(kind: Kind, seed: str) -> None:
+    choose = random.Random(seed)
+    made = [kind(choose, sample) for sample in samples() for _ in range(4)]
+    assert {mutation.data for mutation in made} - {sample.tar for sample in samples()}

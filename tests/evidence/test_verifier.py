@@ -1,0 +1,268 @@
+"""The offline verifier: what is whole passes, every verdict has its status, and nobody else's code is needed."""
+
+import base64
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from tests.evidence import bundle_maker as make
+from tests.evidence.conftest import Verify
+from tests.evidence.loading import SCRIPT, verifier
+
+# RFC 8032, 7.1: secret key (unused here), public key, message, signature.
+RFC_8032 = (
+    (
+        "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a",
+        "",
+        "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b",
+    ),
+    (
+        "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c",
+        "72",
+        "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00",
+    ),
+    (
+        "fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025",
+        "af82",
+        "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac18ff9b538d16f290ae67f760984dc6594a7c15e9716ed28dc027beceea1ec40a",
+    ),
+)
+ORDER = 2**252 + 27742317777372353535851937790883648493
+
+
+def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command as a stranger runs it: no package of ours, nothing installed."""
+    return subprocess.run(
+        [sys.executable, "-I", "-S", SCRIPT, *words], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("bundle") / "acme.tar"
+    file.write_bytes(make.recipe(sizes=(5,)).tar())
+    return file
+
+
+@pytest.mark.parametrize(("public_key", "message", "signature"), RFC_8032)
+def test_the_vectors_of_rfc_8032_verify_and_no_bit_of_them_may_change(
+    public_key: str, message: str, signature: str
+) -> None:
+    public, signed, wrong = bytes.fromhex(public_key), bytes.fromhex(signature), bytearray.fromhex(signature)
+    assert verifier.ed25519_verifies(public, signed, bytes.fromhex(message))
+    wrong[40] ^= 4
+    assert not verifier.ed25519_verifies(public, bytes(wrong), bytes.fromhex(message))
+    assert not verifier.ed25519_verifies(public, signed, bytes.fromhex(message) + b"x")
+
+
+def _library_verifies(public_key: bytes, signature: bytes, message: bytes) -> bool:
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def test_signatures_good_and_damaged_are_judged_as_the_library_judges_them(seed: str) -> None:
+    choose, good = random.Random(seed), 0
+    for number in range(120):
+        key, message = make.Key(f"{seed} {number}"), choose.randbytes(choose.randrange(80))
+        signature = key.sign(message)
+        scalar = int.from_bytes(signature[32:], "little")
+        cases = (
+            signature,
+            signature[:32] + (scalar + ORDER).to_bytes(32, "little"),
+            signature[:31] + bytes([signature[31] ^ 0x80]) + signature[32:],
+            choose.randbytes(64),
+            signature[:63],
+            bytes(32) + signature[32:],
+        )
+        case = cases[number % len(cases)]
+        mine = verifier.ed25519_verifies(key.public, case, message)
+        assert mine == _library_verifies(key.public, case, message), (seed, number)
+        good += mine
+    assert good == 20
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        (2**255 - 19).to_bytes(32, "little"),  # y = p, a second form of 0
+        (2**255 - 18).to_bytes(32, "little"),  # y = p + 1, a second form of 1
+        (1 | 1 << 255).to_bytes(32, "little"),  # x = 0 with a sign
+        (2).to_bytes(32, "little"),  # on no point of the curve
+        b"\xff" * 32,
+    ],
+)
+def test_a_key_in_a_second_form_is_no_key(encoding: bytes) -> None:
+    signature = make.SIGNER.sign(b"x")
+    assert not verifier.ed25519_verifies(encoding, signature, b"x")
+    assert not verifier.ed25519_verifies(make.SIGNER.public, encoding + signature[32:], b"x")
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        make.recipe(count=1),
+        make.recipe(count=2),
+        make.recipe(count=31, sizes=(1, 30)),
+        make.recipe(count=33, others=[make.chain_of("globex", 3), make.chain_of("initech", 4)]),
+        make.recipe(count=20).but(first_seq=1, last_seq=1),
+        make.recipe(count=20, sizes=(13,)).but(first_seq=7, last_seq=13),
+        make.recipe(count=20).but(first_seq=20),
+        make.recipe(count=20).but(include_trace=False),
+        make.recipe(tenant_id="a"),
+    ],
+)
+def test_what_is_whole_is_ok_whatever_part_of_a_chain_it_is(recipe: make.Recipe, verify: Verify, root: str) -> None:
+    verdict = verify(recipe.tar(), root)
+    assert (verdict.status, verdict.text) == (0, "the bundle is whole")
+    assert (verdict.facts["first_seq"], verdict.facts["last_seq"]) == (recipe.first_seq, recipe.last)
+
+
+def test_trees_are_those_of_the_recursive_definition() -> None:
+    for size in range(40):
+        leaves = [hashlib.sha256(bytes([at])).digest() for at in range(size)]
+        tree = verifier.Tree()
+        for leaf in leaves:
+            tree.append(leaf)
+        assert tree.root() == make.tree_root(leaves)
+        for first in range(size):
+            levels = verifier.cover_levels(first, size)
+            assert levels == [level for level, _ in make.subtrees(leaves, first, size)]
+            path = make.path(first, leaves)
+            assert verifier.root_from(leaves[first], first, size, path) == tree.root()
+            assert verifier.root_from(leaves[first], first, size, [*path, leaves[0]]) is None
+            assert not path or verifier.root_from(leaves[first], first, size, path[:-1]) is None
+
+
+def test_an_entry_has_one_form() -> None:
+    [entry] = make.chain_of("acme", 1).entries
+    escaped = make.canonical(
+        {**json.loads(entry), "request_id": '\x00\b\x1f"\\/é\u2028\U0001f600\x7f', "break_glass": "x"}
+    )
+    assert verifier.entry_in(entry) is not None
+    assert verifier.entry_in(escaped) is not None
+    others = (
+        entry.replace(b'":"', b'": "', 1),
+        entry.replace(b"\\u00", b"\\u0a"),
+        entry[:-1] + b',"z":1}',
+        entry.replace(b'"v":1', b'"v":01'),
+        entry.replace(b'"v":1', b'"v":1e0'),
+        entry.replace(b'"e-1"', b'"e\x01"'),
+        entry.replace(b'"e-1"', b'"e\xff"'),
+        entry.replace(b'"e-1"', rb'"\u0065"'),
+        entry.replace(b'"e-1"', rb'"\/"'),
+        entry.replace(b'"e-1"', rb'"\u001F"'),
+        entry.replace(b'"e-1"', b'"\xed\xa0\x80"'),
+        json.dumps(json.loads(entry)).encode(),
+    )
+    assert [other for other in others[:1] + others[2:] if verifier.entry_in(other) is not None] == []
+
+
+def test_without_the_root_the_verdict_says_so(bundle: Path, root: str) -> None:
+    alone, pinned = run(bundle), run(bundle, "--root", root)
+    assert (alone.returncode, pinned.returncode) == (0, 0)
+    assert "root not pinned" in alone.stdout
+    assert root in alone.stdout
+    assert "root not pinned" not in pinned.stdout
+    told = json.loads(run(bundle, "--json").stdout)
+    assert (told["status"], told["verdict"], told["root_pinned"]) == (0, "ok", False)
+    assert (told["tenant_id"], told["witnessed_size"], told["first_bad_seq"]) == ("acme", 12, None)
+
+
+def test_every_verdict_has_its_status_and_names_the_first_bad_entry(tmp_path: Path, root: str) -> None:
+    made = make.recipe(sizes=(5,))
+    members = made.members()
+    other = make.recipe(note="another story").but(checkpoints=made.checkpoints)
+    cases = {
+        "tampered": (make.archive({**members, "entries.jsonl": members["entries.jsonl"].replace(b"e-7", b"e-8")}), 7),
+        "truncated": (make.archive({**members, "entries.jsonl": make.joined(made.chain.entries[:9])}), 10),
+        "forked": (other.tar(), 5),
+        "bad signature": (
+            make.archive({**members, "manifest.json": members["manifest.json"].replace(b'"ey', b'"ez')}),
+            None,
+        ),
+        "unknown key": (made.but(signer=make.STRANGER).tar(), None),
+        "malformed": (b"a letter, not a bundle" * 40, None),
+    }
+    for status, (verdict, (data, seq)) in enumerate(cases.items(), 1):
+        file = tmp_path / f"{status}.tar"
+        file.write_bytes(data)
+        answer = run(file, "--root", root, "--json")
+        told = json.loads(answer.stdout)
+        assert (answer.returncode, told["status"], told["verdict"]) == (status, status, verdict)
+        assert told["first_bad_seq"] == seq
+        assert answer.stderr == ""
+        said = run(file, "--root", root).stdout
+        assert said.startswith(f"{verdict}: ")
+        assert seq is None or f"entry {seq}" in said
+
+
+def test_no_misuse_has_the_status_of_a_verdict(tmp_path: Path, bundle: Path) -> None:
+    for words in (
+        (),
+        (bundle, "--dsn", "postgres://x"),
+        (bundle, "--root", "ab"),
+        (bundle, "--tenant", "a"),
+        ("--no",),
+    ):
+        answer = run(*words)
+        assert (answer.returncode, answer.stdout) == (64, "")
+        assert "usage" in answer.stderr
+    missing = run(tmp_path / "none.tar")
+    assert (missing.returncode, missing.stdout) == (69, "")
+    assert "cannot be read" in missing.stderr
+    assert "Traceback" not in missing.stderr
+    helped = run("--help")
+    assert helped.returncode == 0
+    assert "4 bad signature" in " ".join(helped.stdout.split())
+
+
+def test_a_database_needs_asyncpg_and_the_answer_says_so() -> None:
+    answer = run("--dsn", "postgresql://nobody:secret@127.0.0.1:1/none")
+    assert answer.returncode == 69
+    assert "pip install asyncpg" in answer.stderr
+    assert "secret" not in answer.stderr
+
+
+def test_nothing_is_imported_but_the_standard_library() -> None:
+    found = subprocess.run(
+        [sys.executable, "-I", "-S", "-X", "importtime", SCRIPT, "--help"], capture_output=True, text=True, check=True
+    )
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in found.stderr.splitlines()}
+    assert loaded - {"imported package", "__main__"} <= set(sys.stdlib_module_names) | {"encodings", "site"}
+    assert {"tarfile", "asyncpg", "cryptography"} & loaded == set()
+
+
+def test_a_key_rotation_counts_only_with_both_of_its_keys(verify: Verify) -> None:
+    made = make.recipe()
+    assert verify(made.but(keyring=make.keyring(keys=make.RING[:2])).tar(), None).status == 5
+    spoiled = json.loads(base64.b64decode(json.loads(make.keyring())["payload"]))
+    rotation = json.loads(spoiled["rotations"][0])
+    rotation["signatures"][0]["sig"], rotation["signatures"][1]["sig"] = (
+        rotation["signatures"][1]["sig"],
+        rotation["signatures"][0]["sig"],
+    )
+    spoiled["rotations"] = [make.canonical(rotation).decode()]
+    ring = make.envelope(make.KEYRING_TYPE, make.canonical(spoiled), (make.ROOT,))
+    assert verify(made.but(keyring=ring).tar(), None).status == 4
+
+
+def test_a_witness_outside_of_its_time_has_seen_nothing(verify: Verify) -> None:
+    late = (make.RING[0], make.RingKey(make.WITNESS, "witness", make.moment(10_000)), make.RING[2])
+    assert verify(make.recipe().tar(), None).facts["witnessed_size"] == 12
+    assert verify(make.recipe().but(keyring=make.keyring(keys=late)).tar(), None).facts["witnessed_size"] == 0
+
+
+def test_the_script_is_one_that_can_be_run() -> None:
+    assert os.access(SCRIPT, os.X_OK)
+    assert SCRIPT.read_text().startswith("#!/usr/bin/env python3\n")
