@@ -36,6 +36,7 @@ def run_tests(directory: Path) -> list[RuleTest]:
         engine.add_data_json(files.data)
         modules = msgspec.json.decode(engine.get_ast_as_json())
     except RuntimeError as cause:
+        del engine  # of this thread: kept by a traceback it could be freed by another one
         raise PolicyError(sentence_of(cause)) from cause
     wanted = {name for name, _ in tests}
     found = [module for module in modules if module["source"]["file"] in wanted]

@@ -107,6 +107,7 @@ class Session:
         beside = await self._measured(f"single events, {MODEST_RATE}/s, before it", self.loads.modest("before"))
         worker_mib = resident_mib(self._running.stack.pids.worker)
         self._say(f"  p95 {without.p95_ms:.1f} ms without, {beside.p95_ms:.1f} ms with; worker {worker_mib:.0f} MiB")
+        await self._drained()
         return Backlog(events=accepted, without=without, with_backlog=beside, worker_mib=worker_mib)
 
     async def bear(self) -> Connections:

@@ -43,7 +43,7 @@ Exit status: 0 measured, and every accepted event accounted for; 1 otherwise; 2 
     "parts",
     type=click.Choice([part.value for part in Part]),
     multiple=True,
-    help="Measure this part alone; may be given more than once. `backlog` (10^6 events, many minutes) only so.",
+    help="Measure this part alone; may be given more than once. `backlog` (20 times --backlog, many minutes) only so.",
 )
 @click.option(
     "--json",

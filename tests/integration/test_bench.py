@@ -92,6 +92,16 @@ def test_two_edge_processes_were_measured_beside_one(ran: Ran) -> None:
         assert edge.edge_cpu_us > 0
 
 
+def test_each_stage_has_its_cost_and_the_worker_its_latencies(ran: Ran) -> None:
+    pipeline = ran.report.pipeline
+    assert pipeline is not None
+    assert [cost.stage for cost in pipeline.stages] == ["dedupe", "decision", "evidence"]
+    assert all(cost.events_per_s > 0 and cost.worker_cpu_us >= 0 for cost in pipeline.stages)
+    assert pipeline.one_tenant.tenants == 1
+    assert pipeline.decision_p95_ms is not None
+    assert pipeline.database_write_p95_ms is not None
+
+
 def test_every_accepted_event_was_decided(ran: Ran) -> None:
     assert list(ran.report.accounts) == ["one edge", "mTLS", "two edges"]
     for accounts in ran.report.accounts.values():
@@ -102,7 +112,7 @@ def test_every_accepted_event_was_decided(ran: Ran) -> None:
 
 def test_every_target_is_printed_with_what_was_found(ran: Ran) -> None:
     held_to = [figure for figure in ran.report.figures if figure.at_least or figure.at_most]
-    assert len(held_to) == 7
+    assert len(held_to) == 11
     for figure in held_to:
         assert (figure.met is None) is (figure.value is None)
         assert figure.name in ran.table

@@ -19,10 +19,19 @@ SUBCOMMANDS = [
     *(("tenants", name) for name in ("add", "list")),
     *(("keys", name) for name in ("issue", "rotate", "revoke", "list")),
     ("agent", "tail"),
+    *(("policy", name) for name in ("test", "rehearse")),
+    *(("policy", "data", name) for name in ("set", "show", "clear")),
+    *(("dlq", name) for name in ("list", "take")),
+    ("retention", "run"),
+    ("meters", "audit"),
+    *(("keyring", name) for name in ("init", "rotate", "show", "add-witness")),
 ]
 WITH_JSON = [
     ("send",), ("agent", "tail"), ("why",), ("doctor",), ("migrate",), ("tenants", "add"), ("tenants", "list"),
-    ("keys", "issue"), ("keys", "rotate"), ("keys", "revoke"), ("keys", "list"), ("bench",), ("stages",),
+    ("keys", "issue"), ("keys", "rotate"), ("keys", "revoke"), ("keys", "list"), ("bench",), ("stages",), ("export",),
+    ("policy", "test"), ("policy", "rehearse"), ("policy", "data", "show"), ("dlq", "list"), ("dlq", "take"),
+    ("retention", "run"), ("meters", "audit"),
+    ("keyring", "init"), ("keyring", "rotate"), ("keyring", "show"), ("keyring", "add-witness"),
 ]  # fmt: skip
 SECRET = "s3cr3t-canary"
 

@@ -5,14 +5,10 @@ import msgspec
 from schemas.canonical import canonical_plain
 from schemas.decision import Span
 from schemas.envelope import AcceptedEvent, DecideTask
-from streams.spans import Phase, spans_of
+from streams.spans import spans_of
 
 RECEIVED_US = 1_769_904_000_000_000
-PHASES = (
-    Phase("features", RECEIVED_US + 400, RECEIVED_US + 450),
-    Phase("policy", RECEIVED_US + 450, RECEIVED_US + 900),
-    Phase("scoring", RECEIVED_US + 900, RECEIVED_US + 910),
-)
+PHASES = (RECEIVED_US + 400, RECEIVED_US + 450, RECEIVED_US + 900, RECEIVED_US + 910)
 
 
 def _task(event_id: str = "e1", **more: int) -> DecideTask:
