@@ -108,10 +108,12 @@ def _chain(known: dict[str, Event], state: TenantState) -> Iterator[str]:
         if not link.prev_hash == entry.prev_hash == expected:
             yield f"entry {link.seq} does not follow from the one before it"
         expected = link.chain_hash
-    chained = Counter(link.event_id for link in state.chain)
+    # A decided event may have a letter besides: of another message with its id.
+    chained = Counter((link.event_id, link.kind) for link in state.chain)
     for event_id, event in known.items():
-        if event.accepted and chained[event_id] != 1:
-            yield f"{event_id} was accepted and is chained {chained[event_id]} times"
+        outcome = EntryKind.DECISION if state.decided[event_id] else EntryKind.DEAD_LETTER
+        if event.accepted and chained[event_id, outcome] != 1:
+            yield f"{event_id} was accepted and is chained {chained[event_id, outcome]} times as {outcome}"
 
 
 def _left_over(state: TenantState) -> Iterator[str]:

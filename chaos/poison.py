@@ -23,10 +23,10 @@ class DeadlyLedger:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    async def record(self, records: Sequence[DecisionRecord]) -> None:
+    async def record(self, records: Sequence[DecisionRecord]) -> list[bool]:
         if any(record.event_id.startswith(DEADLY) for record in records):
             die()
-        await self._ledger.record(records)
+        return await self._ledger.record(records)
 
 
 async def main() -> None:

@@ -20,9 +20,7 @@ EXPORTS = b"/v1/evidence/exports"
 CONTENT = b"/content"
 TAR = b"application/x-tar"
 QUERY_FIELDS_MAX = 3
-BUNDLE_WAIT_MS = 5_000
-"""When to look again for a bundle that is being built, or to order one more."""
-_BUNDLE_ID = re.compile(r"[0-9a-f-]{1,64}", re.ASCII)
+_BUNDLE_ID = re.compile(r"[0-9a-f][0-9a-f-]{0,63}", re.ASCII)
 READS_AT_ONCE = 1
 """Of one tenant at one edge."""
 
@@ -74,12 +72,12 @@ class ExportEndpoints:
         bundle_id = self._new_bundle_id()
         try:
             async with self._turns.of(sender.tenant_id).one():
-                ordered = await self._exports.order(sender.tenant_id, bundle_id, wanted, sender.key_id)
-                status = await self._exports.status(sender.tenant_id, bundle_id) if ordered else None
+                wait_ms = await self._exports.order(sender.tenant_id, bundle_id, wanted, sender.key_id)
+                status = None if wait_ms else await self._exports.status(sender.tenant_id, bundle_id)
         except NoAnswer as failure:
             return refusal(request, finding(failure.code))
         if status is None:
-            return refusal(request, finding(Code.RATE_LIMITED, retry_after_ms=BUNDLE_WAIT_MS))
+            return refusal(request, finding(Code.RATE_LIMITED, retry_after_ms=wait_ms))
         location = EXPORTS + b"/" + bundle_id.encode()
         return Response(202, JSON, status, [(b"location", location)])
 

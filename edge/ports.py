@@ -254,8 +254,11 @@ class Evidence(Protocol):
 class Exports(Protocol):
     """Bundles of a tenant's evidence: ordered here, built by a worker. Every method raises NoAnswer."""
 
-    async def order(self, tenant_id: str, bundle_id: str, wanted: tuple[str, str, bool], requested_by: str) -> bool:
-        """Commit an order: from, to, and whether with traces. False when the tenant has too many waiting."""
+    async def order(self, tenant_id: str, bundle_id: str, wanted: tuple[str, str, bool], requested_by: str) -> int:
+        """Commit an order: from, to, and whether with traces.
+
+        Returns 0, or, when the tenant has too many, the milliseconds after which it may order again.
+        """
 
     async def status(self, tenant_id: str, bundle_id: str) -> bytes | None:
         """How the bundle stands as a JSON document, None when this tenant has none of that id."""

@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ops.evidence_watch import EvidenceWatch
 from ops.witness.client import WitnessClient
 from ops.witness.judge import Objection, WitnessCode
 from schemas.answers import NoAnswer, Refusal
+from schemas.codes import Code
 from schemas.meter import Meter
 from schemas.metrics import CHAIN_FAILURES, CHECKPOINT_AGE_S
 from schemas.subjects import PARTITIONS, partition_of
@@ -47,7 +48,7 @@ class Checkpointer:
         self._meter = meter
         self._broken: set[str] = set()
         self._refused: dict[int, str] = {}
-        self._witness_seen_ms = clock.now_ms()
+        self._waits_since_ms: dict[int, UnixMs] = {}
 
     @property
     def findings(self) -> list[str]:
@@ -62,10 +63,10 @@ class Checkpointer:
     @property
     def degraded(self) -> list[str]:
         """What is delayed and not lost: rounds wait in the database for their witness."""
-        away_ms = self._clock.now_ms() - self._witness_seen_ms
-        if self._witness is None or away_ms < WITNESS_AWAY_MS_MAX:
+        now_ms = self._clock.now_ms()
+        if all(now_ms - since_ms < WITNESS_AWAY_MS_MAX for since_ms in self._waits_since_ms.values()):
             return []
-        return ["WITNESS_AWAY: no checkpoint was countersigned for 10 minutes"]
+        return ["WITNESS_AWAY: checkpoints have waited for their witness for 10 minutes"]
 
     async def run(self, stopping: asyncio.Event, watch: EvidenceWatch) -> None:
         """Make rounds until `stopping` is set, while the watch permits signatures."""
@@ -74,10 +75,10 @@ class Checkpointer:
         while not stopping.is_set():
             if watch.permits:
                 try:
-                    await self.serve_requests()
+                    await self.serve_requests(lambda: watch.permits)
                     if now_s() >= due_s:
                         due_s = now_s() + INTERVAL_S
-                        await self.make_rounds(range(PARTITIONS))
+                        await self.make_rounds(range(PARTITIONS), lambda: watch.permits)
                 except NoAnswer as problem:
                     log.warning("no checkpoints for now: %s", problem.code)
             try:
@@ -86,20 +87,21 @@ class Checkpointer:
             except TimeoutError:
                 continue
 
-    async def serve_requests(self) -> None:
+    async def serve_requests(self, permitted: Callable[[], bool]) -> None:
         """Make the rounds somebody asked for. A request stays while another worker is at its partition.
 
         Raises NoAnswer; the requests then stay too.
         """
         requests = await self._checkpoints.requests()
-        covered = await self.make_rounds(sorted(requests)) if requests else []
+        covered = await self.make_rounds(sorted(requests), permitted) if requests else []
         for partition in covered:
             await self._checkpoints.served(partition, requests[partition])
 
-    async def make_rounds(self, partitions: Sequence[int]) -> list[int]:
+    async def make_rounds(self, partitions: Sequence[int], permitted: Callable[[], bool]) -> list[int]:
         """On return those partitions' chains are covered and delivered, but for what findings say.
 
-        Returns the partitions that no other worker was at. Raises NoAnswer.
+        `permitted` is asked right before each round: a key's time may end between two. Returns the
+        partitions that no other worker was at. Raises NoAnswer, also when a round is not permitted.
         """
         grown: dict[int, list[Grown]] = {partition: [] for partition in partitions}
         after = ""
@@ -111,14 +113,16 @@ class Checkpointer:
         covered = []
         for partition, chains in grown.items():
             self._meter.add(CHECKPOINT_AGE_S, self._age_s(chains), str(partition))
-            if await self._cover(partition, [one.tenant_id for one in chains]):
+            if await self._cover(partition, [one.tenant_id for one in chains], permitted):
                 covered.append(partition)
             await self._deliver(partition)
         return covered
 
-    async def _cover(self, partition: int, tenant_ids: Sequence[str]) -> bool:
+    async def _cover(self, partition: int, tenant_ids: Sequence[str], permitted: Callable[[], bool]) -> bool:
         """Whether this worker was the one to make the partition's rounds."""
         while tenant_ids:
+            if not permitted():
+                raise NoAnswer(Code.STORE_UNAVAILABLE)
             try:
                 made = await self._checkpoints.round(partition, tenant_ids)
             except (TakenError, SignatureError):
@@ -155,19 +159,22 @@ class Checkpointer:
             for this in rounds:
                 if not await self._witnessed(self._witness, this):
                     return
+        self._waits_since_ms.pop(partition, None)
 
     async def _witnessed(self, witness: WitnessClient, this: StoredRound) -> bool:
         try:
             cosignature = await witness.countersign(this)
         except NoAnswer:
             log.warning("the witness is away; round %d of partition %d waits", this.number, this.partition)
+            self._waits_since_ms.setdefault(this.partition, self._clock.now_ms())
             return False
         except Objection as objection:
+            self._waits_since_ms.pop(this.partition, None)
             code = _CODES.get(objection.code, objection.code)
             self._refuse(this.partition, f"{code}: the witness of partition {this.partition} says {objection}")
             return False
         await self._checkpoints.cosigned(this, cosignature)
-        self._witness_seen_ms = self._clock.now_ms()
+        self._waits_since_ms.pop(this.partition, None)
         self._refused.pop(this.partition, None)
         return True
 

@@ -35,10 +35,14 @@ class EvidenceFiles(NamedTuple):
         return cls(*(directory / name for name in (ROOT_KEY, SIGNING_KEY, KEYRING, CHECKPOINT_SECRET)))
 
     def ensure(self) -> None:
-        """On return all of them are there; what was there is as it was.
+        """On return all of them are there; what was there is as it was. The key ring is the last to be made.
 
         The root key lies beside the others here, which is good enough for one machine to try things on.
+        Raises CheckpointSecretError when the secret is gone: with another one every tree would begin anew.
         """
+        if self.keyring.exists() and not self.checkpoint_secret.exists():
+            raise CheckpointSecretError(f"{self.checkpoint_secret} is gone and is never replaced: put its copy back")
+        make_checkpoint_secret(self.checkpoint_secret)
         if not self.signing_key.exists():
             create_key(self.signing_key)
         if not self.keyring.exists():
@@ -47,7 +51,6 @@ class EvidenceFiles(NamedTuple):
             signing = Signer.load(self.signing_key).public_key
             ring = keyring.first(Signer.load(self.root_key), signing, SystemClock().now_ms())
             write_new(self.keyring, ring.envelope, RING_MODE)
-        make_checkpoint_secret(self.checkpoint_secret)
 
 
 def make_checkpoint_secret(file: Path) -> bool:

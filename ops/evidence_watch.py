@@ -19,7 +19,7 @@ from sinks import keyring
 from sinks.chain_reader import ChainFault
 from sinks.checkpoints import Checkpoints
 from sinks.faults import UnexpectedAnswerError
-from sinks.keyring import Keyring, KeyringError
+from sinks.keyring import Keyring, KeyringError, RingFile
 from sinks.pg import Pool
 from sinks.rotations import note_rotations
 from sinks.signing import Signer
@@ -35,6 +35,8 @@ PAGE_PAUSE_S = 0.25
 """Between two pages of a full pass: about 4,000 entries a second, a small part of one core."""
 TAILS_MAX = 100
 """Chains whose end is read again each minute; where more are active, the next minute goes on with them."""
+_ROUND_UNKNOWN = "checkpoint_altered"
+"""A fault that every check looks at anew, and that a ring brought late explains."""
 
 
 class EvidenceRefusedError(Exception):
@@ -55,10 +57,12 @@ class EvidenceWatch:
         """`signing`: the key that signs here and the file of the key ring. Raises EvidenceRefusedError for those."""
         self._pool = pool
         self._checkpoints, self._verification, self._witness = parts
-        self._signer, self._keyring_file = signing
+        self._signer, ring_file = signing
+        self._ring_file = RingFile(ring_file)
         self._clock = clock
         self._meter = meter
-        self._ring = self._read_ring()
+        if fault := self._key_fault():
+            raise EvidenceRefusedError(fault)
         self._noted_version = 0
         self._refusals: list[str] = ["EVIDENCE_UNCHECKED: the stored evidence was not compared yet"]
         self._broken: dict[str, str] = {}
@@ -67,7 +71,7 @@ class EvidenceWatch:
     @property
     def findings(self) -> list[str]:
         """Why this worker is not ready."""
-        found = list(self._refusals)
+        found = list(dict.fromkeys([*self._refusals, *filter(None, [self._key_fault()])]))
         if self._broken:
             found.append(f"EVIDENCE_TAMPERED: {len(self._broken)} chains are not what they were (see the log)")
         return found
@@ -75,7 +79,7 @@ class EvidenceWatch:
     @property
     def permits(self) -> bool:
         """Whether anything may be decided, sealed or signed."""
-        return not self._refusals
+        return not self._refusals and not self._key_fault()
 
     async def admit(self, stopping: asyncio.Event) -> None:
         """Return once nothing speaks against running, or `stopping` is set; wait for stores that do not answer.
@@ -100,18 +104,18 @@ class EvidenceWatch:
 
     async def compare(self) -> None:
         """Hold the database against the WORM store, the witness, itself and the key ring. Raises NoAnswer."""
-        found = []
-        try:
-            self._ring = self._read_ring()
-        except EvidenceRefusedError as refusal:
-            found.append(str(refusal))
+        found = list(filter(None, [self._key_fault()]))
         for partition in range(PARTITIONS):
             found += filter(None, [await self._verification.rollback_of(partition), await self._behind(partition)])
+        ours: set[bool] = set()
         async for tenant_ids in self._tenants():
+            ours |= await self._checkpoints.named_here(tenant_ids)
             shrunk = await self._verification.shrunk(tenant_ids)
             if shrunk:
                 log.error("%s: the chain of %s is shorter than its checkpoint", ROLLED_BACK, shrunk[0])
                 found.append(f"{ROLLED_BACK}: a chain is shorter than its checkpoint")
+        if ours == {False}:
+            found.append("CHECKPOINT_SECRET_CHANGED: the checkpoints were made with another secret: put its file back")
         for finding in found:
             if finding not in self._refusals:
                 log.error("%s", finding)
@@ -126,7 +130,8 @@ class EvidenceWatch:
         waiting = [tenant_id for tenant_id in active if tenant_id not in self._tails]
         chosen = (waiting + [tenant_id for tenant_id in active if tenant_id in self._tails])[:TAILS_MAX]
         self._tails = chosen if len(waiting) >= TAILS_MAX else []
-        for tenant_id in chosen:
+        blamed = [tenant_id for tenant_id, reason in self._broken.items() if reason == _ROUND_UNKNOWN]
+        for tenant_id in dict.fromkeys([*blamed, *chosen]):
             await self._check(tenant_id, whole=False)
 
     async def check_all(self, stopping: asyncio.Event, pause_s: float = PAGE_PAUSE_S) -> None:
@@ -139,12 +144,12 @@ class EvidenceWatch:
 
     async def note_rotations(self) -> None:
         """On return every chain knows of the key ring's rotations. Raises NoAnswer."""
-        version = self._ring.ring.version
-        if version == self._noted_version:
+        ring = self._newest_ring()
+        if ring.ring.version == self._noted_version:
             return
         async for tenant_ids in self._tenants():
-            await note_rotations(self._pool, self._ring, tenant_ids)
-        self._noted_version = version
+            await note_rotations(self._pool, ring, tenant_ids)
+        self._noted_version = ring.ring.version
 
     async def _minutely(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
@@ -172,30 +177,36 @@ class EvidenceWatch:
     async def _check(
         self, tenant_id: str, *, whole: bool, stopping: asyncio.Event | None = None, pause_s: float = 0.0
     ) -> None:
+        ring = self._newest_ring()
         try:
-            async for _seq in self._verification.check(tenant_id, self._ring, whole=whole):
+            async for _seq in self._verification.check(tenant_id, ring, whole=whole):
                 if stopping is not None:
                     if stopping.is_set():
                         return
                     await _pause(stopping, pause_s)
         except ChainFault as fault:
-            self._found(fault)
+            if self._newest_ring() is ring:
+                self._found(fault)
+            else:  # what the newer ring's key signed looks altered to the older one
+                await self._check(tenant_id, whole=whole, stopping=stopping, pause_s=pause_s)
             return
-        if whole:  # the end of a chain says nothing of what was found at its beginning
+        # The end of a chain says nothing of what was found at its beginning.
+        if whole or self._broken.get(tenant_id) == _ROUND_UNKNOWN:
             self._broken.pop(tenant_id, None)
 
     def _found(self, fault: ChainFault) -> None:
         if self._broken.get(fault.tenant_id) != fault.reason:
             log.error("EVIDENCE_TAMPERED: %s", fault)
             self._meter.add(CHAIN_FAILURES, 1, fault.reason)
-        self._broken[fault.tenant_id] = fault.reason
+        if self._broken.get(fault.tenant_id, _ROUND_UNKNOWN) == _ROUND_UNKNOWN:
+            self._broken[fault.tenant_id] = fault.reason
 
     async def _behind(self, partition: int) -> str:
         """What the witness proves against the database. One that is away proves nothing."""
         if self._witness is None:
             return ""
         try:
-            seen = await self._witness.latest(partition, self._ring)
+            seen = await self._witness.latest(partition, self._newest_ring())
         except NoAnswer:
             return ""
         last = await self._checkpoints.last(partition)
@@ -209,15 +220,18 @@ class EvidenceWatch:
             after = tenant_ids[-1]
             yield tenant_ids
 
-    def _read_ring(self) -> Keyring:
-        """The key ring, when it allows the key that signs here. Raises EvidenceRefusedError."""
+    def _key_fault(self) -> str:
+        """Why the key that signs here must not sign now, by the key ring as its file has it now."""
         try:
-            ring = keyring.load(self._keyring_file)
+            self._ring = self._ring_file.now()
         except KeyringError as problem:
-            raise EvidenceRefusedError(f"KEYRING_UNUSABLE: {problem}") from problem
-        if fault := keyring.fault_of(ring, self._signer, self._clock.now_ms()):
-            raise EvidenceRefusedError(fault)
-        return ring
+            return f"KEYRING_UNUSABLE: {problem}"
+        return keyring.fault_of(self._ring, self._signer, self._clock.now_ms())
+
+    def _newest_ring(self) -> Keyring:
+        """The newest key ring that could be read."""
+        self._key_fault()
+        return self._ring
 
 
 class GuardedStore:
@@ -238,9 +252,9 @@ class GuardedLedger:
         self._ledger = ledger
         self._watch = watch
 
-    async def record(self, records: Sequence[DecisionRecord]) -> None:
+    async def record(self, records: Sequence[DecisionRecord]) -> list[bool]:
         _guard(self._watch)
-        await self._ledger.record(records)
+        return await self._ledger.record(records)
 
 
 class GuardedLetters:

@@ -6,17 +6,17 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import NamedTuple
 
-from ops.clock import new_uuid7
 from ops.evidence_files import CheckpointSecretError, read_checkpoint_secret
 from ops.evidence_parts import worm_of
-from schemas.answers import NoAnswer
+from schemas.answers import NoAnswer, Refusal
 from schemas.codes import Code
 from schemas.units import Clock
 from sinks import keyring
 from sinks.bundle_range import NothingToExportError, RangeWatch, Standing, ask_for_checkpoint, range_of
 from sinks.bundle_source import Range
+from sinks.bundle_tar import TooLargeError
 from sinks.bundles import BundleError, Bundler, Keys, Wanted
-from sinks.exports import Exports, Pieces, Requested
+from sinks.exports import ATTEMPTS_MAX, Exports, Pieces, Requested
 from sinks.keyring import KeyringError
 from sinks.pg import Pool
 from sinks.segments import EvidenceError
@@ -28,11 +28,12 @@ log = logging.getLogger("ops")
 
 LOOK_S = 0.5
 POLL_S = 1.0
-WAIT_S = 60.0
+WAIT_S = 20.0
 """So long a bundle waits for its entries to be sealed and covered before another one gets its turn."""
 LEASE = timedelta(minutes=15)
 """After this an order that a worker took and did not end is another worker's."""
-PAUSE = timedelta(seconds=10)
+PAUSE = timedelta(minutes=1)
+"""Between two attempts at one order."""
 
 
 class NotReadyError(Exception):
@@ -128,22 +129,22 @@ class Exporter:
         return True
 
     async def _one(self, taken: Requested) -> None:
-        tenant_id, bundle_id, order = taken
-        pieces = Pieces(self._worm, f"exports/{tenant_id}/{bundle_id}/{new_uuid7()}")
+        pieces = Pieces(self._worm, f"exports/{taken.tenant_id}/{taken.bundle_id}")
         try:
             keys = keys_of(self._settings)
-            wanted = await range_of(self._pool, tenant_id, order.ingested_from, order.ingested_to)
+            wanted = await self._range(taken)
             await until_ready(self._pool, wanted, Patience(WAIT_S, lambda _: None))
             bundler = Bundler(self._pool, self._worm, keys, self._clock)
-            bundle = Wanted(bundle_id, wanted, order.include_trace)
+            bundle = Wanted(taken.bundle_id, wanted, taken.order.include_trace)
             written = await bundler.write(bundle, pieces.write, lambda *_: None)
             await pieces.close()
         except (NotReadyError, NoAnswer) as problem:
-            log.warning("a bundle of evidence has to wait: %s", problem)
-            await self._exports.give_back(taken, PAUSE)
+            await self._again(taken, problem)
         except NothingToExportError:
             await self._exports.failed(taken, "there is no evidence of that time")
-        except EvidenceError as problem:
+        except TooLargeError as problem:
+            await self._exports.failed(taken, str(problem))
+        except (EvidenceError, Refusal) as problem:
             log.error("a bundle of evidence cannot be made: %s", problem)  # noqa: TRY400  (the sentence is all there is)
             await self._exports.failed(taken, Code.EVIDENCE_UNVERIFIED)
         except (BundleError, KeyFileError, KeyringError, CheckpointSecretError) as problem:
@@ -151,3 +152,20 @@ class Exporter:
             await self._exports.failed(taken, "evidence cannot be signed here")
         else:
             await self._exports.done(taken, written, pieces)
+
+    async def _range(self, taken: Requested) -> Range:
+        """Chosen by an order's first attempt: the later ones then build the same pieces, and not one more copy."""
+        if taken.range is not None:
+            return taken.range
+        order = taken.order
+        found = await range_of(self._pool, taken.tenant_id, order.ingested_from, order.ingested_to)
+        await self._exports.chosen(taken, found)
+        return found
+
+    async def _again(self, taken: Requested, problem: NotReadyError | NoAnswer) -> None:
+        """The order waits for its next attempt, or has had its last one."""
+        log.warning("a bundle of evidence has to wait: %s", problem)
+        if taken.attempt < ATTEMPTS_MAX:
+            await self._exports.give_back(taken, PAUSE)
+        else:
+            await self._exports.failed(taken, f"given up after {taken.attempt} attempts: {problem}")

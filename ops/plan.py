@@ -8,7 +8,7 @@ from ops.children import this_program
 from ops.embedded import EmbeddedServers
 from ops.embedded.directory import DataDirectory
 from ops.embedded.process import Command, StartError
-from ops.evidence_files import EvidenceFiles
+from ops.evidence_files import CheckpointSecretError, EvidenceFiles
 from ops.overview import HOST
 from ops.settings import Settings, environment
 from ops.settings_table import TABLE
@@ -54,7 +54,10 @@ async def lay_out(servers: EmbeddedServers, settings: StreamSettings) -> None:
 async def _provision(settings: Settings, servers: EmbeddedServers, directory: DataDirectory) -> Provision:
     await lay_out(servers, settings.streams)
     (servers.data_dir / WORM).mkdir(mode=0o700, exist_ok=True)
-    EvidenceFiles.of(servers.data_dir).ensure()
+    try:
+        EvidenceFiles.of(servers.data_dir).ensure()
+    except CheckpointSecretError as cause:
+        raise StartError(str(cause)) from cause
     if directory.secrets.api_key:
         return Provision(TENANT_ID, directory.secrets.api_key, first=False)
     operator = PostgresSettings(dsn=servers.postgres_dsn("operator"), pool_size=1, statement_cache_size=0)

@@ -1,20 +1,26 @@
 """What turns a stage into runners: its budget, its guard against storms, and the tools all stages share."""
 
 import asyncio
+import functools
+import logging
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ops.settings import Settings
 from schemas.meter import Meter
+from schemas.metrics import STAGE_STORM
 from schemas.units import Clock
 from streams.budgets import StageBudget, stages
 from streams.graveyard import Graveyard
 from streams.jetstream import JetStream
 from streams.ports import Attempts
-from streams.retry import BrokenTasks, RetryDesk, ScheduledRetries
+from streams.retry import BrokenTasks, Impatient, LaneSettler, RetryDesk, ScheduledRetries
 from streams.runner import Runner, Settled, Stage, keep_settled
 from streams.storm import StormGuard
 from streams.work import StageWork, Tools
+
+log = logging.getLogger("ops")
 
 _chance = random.SystemRandom().random
 
@@ -44,21 +50,50 @@ class StageParts:
             chance=_chance,
         )
         now_s = asyncio.get_running_loop().time
-        self._guards = {stage: StormGuard(settings.retry.dlq_storm_ratio, now_s) for stage in self.budgets}
+        ratio = settings.retry.dlq_storm_ratio
+        self._guards = {
+            stage: StormGuard(ratio, now_s, functools.partial(_report_storm, stage, meter)) for stage in self.budgets
+        }
+
+        self._lanes: dict[str, list[StageWork]] = {}
 
     @property
     def storms(self) -> list[str]:
         """The stages that take nothing because too many of their events ended dead."""
         return [stage for stage, guard in self._guards.items() if guard.storm]
 
+    @property
+    def overdue(self) -> dict[str, int]:
+        """By stage, how many events it cannot get through and must not let end dead."""
+        return {stage: len(blame.overdue) for stage, blame in self._tools.blame.items() if blame.overdue}
+
     def runner(self, stage: Stage, settled: Settled) -> Runner:
-        return Runner(self._work(stage, settled), self.budgets[stage.name], self._guards[stage.name])
+        work = self._work(stage, settled)
+        self._lanes.setdefault(stage.name, []).append(work)
+        return Runner(work, self.budgets[stage.name], self._guards[stage.name])
 
     def retries(self, retried: Mapping[str, Stage]) -> Runner:
         """The runner of the retry lane, for these stages by name."""
-        works = {name: self._work(stage, keep_settled) for name, stage in retried.items()}
-        desk = RetryDesk(works, self._work(BrokenTasks(), keep_settled), self._jetstream)
-        return Runner(desk, self.budgets[desk.name], self._guards[desk.name])
+        budget = self.budgets[RetryDesk.name]
+        settler = LaneSettler(self._jetstream, self._tools.retry, budget.backoff_ms[0])
+        tools = replace(self._tools, broker=settler)
+        works = {
+            name: StageWork(Impatient(stage), self.budgets[name], self._guards[name], tools, keep_settled)
+            for name, stage in retried.items()
+        }
+        desk = RetryDesk(works, self._work(BrokenTasks(), keep_settled), settler, self._paused)
+        return Runner(desk, budget, self._guards[desk.name])
+
+    def _paused(self, stage: str) -> bool:
+        return any(work.paused for work in self._lanes.get(stage, ()))
 
     def _work(self, stage: Stage, settled: Settled) -> StageWork:
         return StageWork(stage, self.budgets[stage.name], self._guards[stage.name], self._tools, settled)
+
+
+def _report_storm(stage: str, meter: Meter, storm: bool) -> None:
+    if storm:
+        log.error("stage %s takes no more: too many of its events end dead", stage)
+    else:
+        log.warning("stage %s goes on: its probe was done, or it has nothing to probe with", stage)
+    meter.add(STAGE_STORM, int(storm), stage)

@@ -20,9 +20,10 @@ from ops.embedded.process import Command, StartError, free_port, kill_group, spa
 from ops.instance import Pids, Stack, stack_file
 from ops.overview import Overview
 
-SERVICES = ("edge", "worker")
-SERVICE_GRACE_S = 2.5
-"""Time each service has to stop by itself; with the servers' (ops/embedded) less than 10 s in all."""
+GRACE_S = {"edge": 2.5, "worker": 5.0}
+"""Time each service has to stop by itself. A worker whose database is frozen waits for its answer before it hands over.
+One may need its whole time, not all: with the servers' (ops/embedded) a stop takes less than 10 s."""
+SERVICES = tuple(GRACE_S)
 READY_POLL_S = 0.1
 SLOW_START_S = 15.0
 
@@ -103,7 +104,7 @@ class Supervisor:
             self._forget()
             for name in SERVICES:
                 if name in self._kept:
-                    await self._kept[name].child.stop(SERVICE_GRACE_S)
+                    await self._kept[name].child.stop(GRACE_S[name])
             await servers.stop()
             await admin.stop()
 

@@ -1,10 +1,12 @@
 """The worker process: consumers, stages and sinks brought together."""
 
 import asyncio
+import gc
 import signal
 from collections.abc import Sequence
 from functools import partial
 
+from ops.attempt_sweep import AttemptSweep
 from ops.clock import SystemClock
 from ops.connect import connected
 from ops.dead_letter_watch import DeadLetterWatch
@@ -59,6 +61,8 @@ QUEUE_STAGES = ("dedupe", "decision")
 """Stages that read a queue, which is swept behind them; the others read a history."""
 RETRIED_STAGES = ("dedupe", "decision", "evidence")
 """Stages whose events may fail by their own fault and be tried again."""
+GC_ALLOCATIONS = 50_000
+"""So many objects more before those that refer to each other in circles are looked for."""
 
 
 class Worker:
@@ -80,6 +84,7 @@ class Worker:
         self.letters = DeadLetters(pool, settings_hash(settings))
         self.outbox = Outbox(pool)
         self.attempts = Attempts(pool, settings.retry.window_seconds, self._clock)
+        self.old_attempts = AttemptSweep(self.attempts)
         signer = Signer.load(settings.evidence.signing_key_file)
         report = AttestationReport(settings.evidence.reports_dir, signer, self._clock)
         self.isolation = IsolationWatch(pool, report.publish)
@@ -121,14 +126,23 @@ class Worker:
             tasks.create_task(self.isolation.run(stopping))
             tasks.create_task(self.topology.run(stopping))
             tasks.create_task(self.unseen.run(stopping))
+            tasks.create_task(self.old_attempts.run(stopping))
             tasks.create_task(self.worm.run(stopping))
             tasks.create_task(self._policy.run(stopping))
             tasks.create_task(relay.run(stopping))
-            tasks.create_task(self._keeper.run(stopping))
             for sweeper in sweepers:
                 tasks.create_task(sweeper.run(stopping))
-            for runner in self._runners:
-                tasks.create_task(runner.run(stopping))
+            tasks.create_task(self._run_stages(stopping))
+
+    async def _run_stages(self, stopping: asyncio.Event) -> None:
+        """Hold the partitions until the last runner has ended, then give them to whoever stands by."""
+        ended = asyncio.Event()
+        async with asyncio.TaskGroup() as holding:
+            holding.create_task(self._keeper.run(ended))
+            async with asyncio.TaskGroup() as working:
+                for runner in self._runners:
+                    working.create_task(runner.run(stopping))
+            ended.set()
         await self._keeper.release()
 
     def readiness(self) -> Readiness:
@@ -141,6 +155,8 @@ class Worker:
         reasons += sorted({f"stage {runner.stage_name} is paused" for runner in self._runners if runner.paused})
         if self._parts is not None:
             reasons += [f"stage {stage} has a dead-letter storm" for stage in self._parts.storms]
+            overdue = self._parts.overdue.items()
+            reasons += [f"stage {stage} cannot get {count} of its events through" for stage, count in overdue]
         return Readiness(tuple(reasons), (*self._policy.notices, *self.duty.degraded))
 
     def _stage(self, name: str, relay: Relay) -> Stage:
@@ -211,6 +227,13 @@ def _noted(meter: PrometheusMeter, table: str, operation: str, elapsed_ms: float
     meter.add(DB_WRITE_MS, elapsed_ms, table, operation)
 
 
+def _rest_from_collecting() -> None:
+    """What the start has made stays; a batch of events alone makes ten times what the collector waits for."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS)
+
+
 async def build(settings: Settings) -> tuple[Worker, PrometheusMeter, JetStream, Pool]:
     """Connect and put a worker together. Returns once the broker answers; the database may come later."""
     meter = PrometheusMeter("worker")
@@ -236,6 +259,7 @@ async def run(worker: Worker, stages: Sequence[str], settings: Settings, meter: 
         loop.add_signal_handler(number, stopping.set)
     admin = admin_server(settings.admin_host, settings.admin_port, worker.readiness, meter)
     await admin.start()
+    _rest_from_collecting()
     try:
         await worker.run(stages, stopping)
     finally:

@@ -1,6 +1,6 @@
 """The answers the parts give each other, so that no foreign exception crosses a package.
 
-A dependency that cannot answer raises `NoAnswer`; a value the store will never take raises
+A dependency that cannot answer raises `NoAnswer`, one that says so `NotNow`; a value the store will never take raises
 `Refusal`. What became of a published message is a value, `PublishOutcome`, because a batch has
 many of them.
 """
@@ -16,6 +16,10 @@ class NoAnswer(Exception):
     def __init__(self, code: Code) -> None:
         super().__init__(code.value)
         self.code = code
+
+
+class NotNow(NoAnswer):
+    """The dependency answered that it cannot, whatever it is asked. Nothing was done, and no event is at fault."""
 
 
 class Refusal(Exception):

@@ -7,7 +7,7 @@ import msgspec
 from schemas.codes import PolicyCode
 
 
-class Contribution(msgspec.Struct, frozen=True):
+class Contribution(msgspec.Struct, frozen=True, gc=False):
     """One feature's share of the score, in points."""
 
     feature: str
@@ -28,7 +28,7 @@ class Score(NamedTuple):
     contributions: tuple[Contribution, ...]
 
 
-class Span(msgspec.Struct, frozen=True):
+class Span(msgspec.Struct, frozen=True, gc=False):
     """One step of an event's way, in microseconds since the Unix epoch. The first one has no parent: empty."""
 
     end_us: int
@@ -42,7 +42,7 @@ Features = dict[str, Any]
 """Feature name to bool, int or short string; never a float, so that it can be hashed (RFC 8785)."""
 
 
-class DecisionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+class DecisionRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The artifact's payload: everything decided about one event, without its place in the chain.
 
     Strings and ints below 2**53 only; `canonical_plain` of it is hashed into the chain entry.

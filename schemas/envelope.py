@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 
-class AcceptedEvent(msgspec.Struct, frozen=True, omit_defaults=True):
+class AcceptedEvent(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What the edge publishes to FG_INGEST: the agent's envelope and the identity of its acceptance.
 
     `body_sha256` is over the RFC 8785 form of the envelope; `event` is the envelope as sent.
@@ -28,7 +28,7 @@ class AcceptedEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     break_glass: str = ""
 
 
-class DecideTask(msgspec.Struct, frozen=True, omit_defaults=True):
+class DecideTask(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What dedupe hands to decision: the accepted event, where it was first stored, and when dedupe had it in hand."""
 
     stream: str

@@ -20,7 +20,7 @@ class EntryKind(StrEnum):
     KEY_ROTATION = "key_rotation"
 
 
-class ChainEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+class ChainEntry(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One link. Strings and ints below 2**53 only, ASCII keys.
 
     `break_glass` is a member only of events accepted under an emergency override, so no other entry's hash knows of it.
@@ -44,7 +44,7 @@ class ChainEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     break_glass: str = ""
 
 
-class EvidenceEvent(msgspec.Struct, frozen=True):
+class EvidenceEvent(msgspec.Struct, frozen=True, gc=False):
     """A message of FG_EVENTS: a chain entry, its hash, and the record the entry binds, all as canonical text."""
 
     tenant_id: str

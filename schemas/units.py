@@ -1,4 +1,7 @@
-"""Time as the project counts it: integer milliseconds since the Unix epoch, printed as RFC 3339 UTC."""
+"""Time as the project counts it: integer milliseconds since the Unix epoch, printed as RFC 3339 UTC.
+
+Both ways are remembered: the same moments are printed and read several times on an event's way.
+"""
 
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -13,6 +16,7 @@ class Clock(Protocol):
     def now_ms(self) -> UnixMs: ...
 
 
+@lru_cache(maxsize=1_024)
 def format_rfc3339(moment_ms: UnixMs) -> str:
     """Return `2026-01-01T00:00:00.000Z`: always UTC, always three digits of milliseconds."""
     seconds, millis = divmod(moment_ms, 1000)
@@ -24,6 +28,7 @@ def _to_the_second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
+@lru_cache(maxsize=4_096)
 def parse_rfc3339(text: str) -> UnixMs:
     """Return the moment in milliseconds, rounded down.
 

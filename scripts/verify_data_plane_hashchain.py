@@ -45,6 +45,7 @@ ENTRIES_PER_CHECKPOINT = 10_000
 INTEGER_DIGITS_MAX = 16
 LEVELS_MAX = 64
 MOMENT_MAX = 10**18
+CLOCKS_APART_US = 5 * 60 * 1_000_000
 TEXT_CHARACTERS_MAX = 200
 
 KEYRING_TYPE = "application/vnd.frostgate.keyring+json"
@@ -307,6 +308,8 @@ class Key(NamedTuple):
 class Ring(NamedTuple):
     root_fingerprint: str
     keys: dict[str, Key]
+    version: int
+    created_at: str
 
 
 def key_id(public_key: bytes) -> str:
@@ -360,7 +363,7 @@ def read_ring(data: bytes, root: str | None) -> Ring:
     if root is not None and not hmac.compare_digest(root, fingerprint):
         raise FaultError(UNKNOWN_KEY, f"the root key is {fingerprint}, not the one that was asked for")
     try:
-        ring = Ring(fingerprint, _keys(value))
+        ring = _ring(fingerprint, value)
     except UnreadableError as cause:
         raise FaultError(MALFORMED, f"keyring.json is signed and yet unreadable: {cause}") from cause
     for text in value["rotations"]:
@@ -368,8 +371,8 @@ def read_ring(data: bytes, root: str | None) -> Ring:
     return ring
 
 
-def _keys(value: Any) -> dict[str, Key]:
-    created_at, listed, _, _, kind, _ = fields(
+def _ring(fingerprint: str, value: Any) -> Ring:
+    created_at, listed, _, _, kind, version = fields(
         value, created_at=str, keys=list, root_public_key=str, rotations=list, type=str, version=int
     )
     moment_us(created_at)
@@ -382,7 +385,7 @@ def _keys(value: Any) -> dict[str, Key]:
         if name != key_id(raw) or name in keys or use not in ("evidence", "witness"):
             raise UnreadableError("a key that is not what it is called")
         keys[name] = Key(raw, use, moment_us(begin), moment_us(end) if end else None)
-    return keys
+    return Ring(fingerprint, keys, version, created_at)
 
 
 def _check_rotation(text: Any, ring: Ring) -> None:
@@ -462,17 +465,19 @@ def note_signers(note: Note, ring: Ring, what: str) -> tuple[list[Key], int | No
 
 _TEXT = rb'[^"\\\x00-\x1f]*(?:\\(?:["\\bfnrt]|u00(?:0[0-7bef]|1[0-9a-f]))[^"\\\x00-\x1f]*)*'
 _NUMBER = rb"(?:0|[1-9][0-9]{0,15})"
+_MILLISECONDS = rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{3}Z"
+ENDLESS = b"9999-12-31T23:59:59.999Z"
 
 
 def _entry_form(text: bytes) -> re.Pattern[bytes]:
     return re.compile(
         rb'\{"artifact_bytes":(?P<artifact_bytes>%(n)b),"artifact_sha256":"(?P<artifact_sha256>[0-9a-f]{64})"'
         rb',"body_bytes":%(n)b,"body_sha256":"%(t)b"(?:,"break_glass":"%(t)b")?,"config_hash":"%(t)b"'
-        rb',"event_id":"(?P<event_id>%(t)b)","ingest_ts":"(?P<ingest_ts>%(t)b)"'
+        rb',"event_id":"(?P<event_id>%(t)b)","ingest_ts":"(?P<ingest_ts>%(m)b)"'
         rb',"kind":"(?P<kind>decision|dead_letter|replay|break_glass|key_rotation)","policy_hash":"%(t)b"'
         rb',"prev_hash":"(?P<prev_hash>[0-9a-f]{64})","request_id":"%(t)b","seq":(?P<seq>%(n)b)'
         rb',"tenant_id":"(?P<tenant_id>%(t)b)","trace_id":"(?P<trace_id>%(t)b)","v":%(n)b\}'
-        % {b"n": _NUMBER, b"t": text}
+        % {b"n": _NUMBER, b"t": text, b"m": _MILLISECONDS}
     )
 
 
@@ -495,14 +500,20 @@ def is_text(data: bytes) -> bool:
 
 
 class Chain:
-    """Follows one tenant's chain and grows its tree. Every fault names the first sequence that is bad."""
+    """Follows one tenant's chain and grows its tree. Every fault names the first sequence that is bad.
 
-    def __init__(self, tenant_id: str, first_seq: int, tree: Tree) -> None:
+    `newest` is the latest `ingest_ts` of all entries so far, which is not always the last one's. They have one width,
+    so their texts compare as their moments do.
+    """
+
+    def __init__(self, tenant_id: str, first_seq: int, tree: Tree, latest: bytes = ENDLESS) -> None:
         genesis = hashlib.sha256(f"fg-chain-v1\n{tenant_id}\nmain".encode()).hexdigest().encode()
         self.tree = tree
         self.seq = first_seq - 1
         self.forked_at: int | None = None
-        self.ingest_ts = b""
+        self.newest = b""
+        self._latest = latest
+        self._day = b""
         self._first_seq = first_seq
         self._tenant_id = tenant_id.encode()
         self._heads = {genesis} if first_seq == 1 else set()
@@ -528,11 +539,13 @@ class Chain:
         if int(match["seq"]) != self.seq + 1:
             self._take_sibling(match, name)
             return match
+        moment = match["ingest_ts"]
+        if moment > self.newest or not moment.startswith(self._day):
+            self._take_moment(moment)
         prev_hash = match["prev_hash"]
         if prev_hash not in self._heads and self._heads:
             self._broken = name
         self.seq += 1
-        self.ingest_ts = match["ingest_ts"]
         self._heads, self._siblings_prev = {name}, prev_hash
         self.tree.append(node)
         return match
@@ -546,6 +559,17 @@ class Chain:
         """No entry follows. Raises FaultError for what the last one left open."""
         if self._broken is not None:
             self._blame(None)
+
+    def _take_moment(self, moment: bytes) -> None:
+        if not moment.startswith(self._day) or not self._day:
+            try:
+                moment_us(moment.decode())
+            except UnreadableError as cause:
+                raise FaultError(TAMPERED, "it came at a moment that is none", self.seq + 1) from cause
+            self._day = moment[:10]
+        if moment > self._latest:
+            raise FaultError(TAMPERED, "it came after the bundle was made", self.seq + 1)
+        self.newest = max(self.newest, moment)
 
     def _take_sibling(self, match: re.Match[bytes], name: bytes) -> None:
         """Two entries for one place are a fork; anything else out of order is tampering."""
@@ -763,11 +787,15 @@ class Spans:
 
     def take(self, entry: re.Match[bytes], artifact: bytes) -> bytes:
         """The line of `traces.jsonl` for this entry. Raises UnreadableError."""
-        spans = _spans_of(artifact) if b'"spans":' in artifact else b"[]"
+        spans = _spans_of(artifact)
         if spans != b"[]":
             each = spans.split(b'"end_us":')[1:]  # a quote inside of a string has a backslash before it
-            first = int(each[0][each[0].rindex(b":") + 1 : each[0].rindex(b"}")])  # they are sorted by their start
-            last = int(max(each).partition(b",")[0])  # as texts: since 2001 every moment has 16 digits
+            start = spans.find(b'"start_us":') + 11  # they are sorted by it
+            begun = spans[start : spans.find(b"}", start)]
+            ended = max(each, default=b"").partition(b",")[0]  # as texts: since 2001 they have 16 digits
+            if not begun.isdigit() or not ended.isdigit() or len(begun) + len(ended) > 2 * INTEGER_DIGITS_MAX:
+                raise UnreadableError("spans that are none")
+            first, last = int(begun), int(ended)
             self.count += len(each)
             self.first = first if self.first is None or first < self.first else self.first
             self.last = last if self.last is None or last > self.last else self.last
@@ -794,7 +822,7 @@ _SPAN = rb'\{"end_us":%(n)b,"name":"%(t)b","parent_span_id":"%(t)b","span_id":"%
     b"t": _TEXT,
 }
 _SPANS = re.compile(rb"\[(?:%(s)b(?:,%(s)b)*)?\]" % {b"s": _SPAN})
-_PLAIN_MEMBERS = re.compile(rb'(?:,"[a-z0-9_]+":(?:"[^"\\]*"|%(n)b))*\}' % {b"n": _NUMBER})
+_NOT_PLAIN = b"[]{}\\"
 
 
 def _spans_of(artifact: bytes) -> bytes:
@@ -803,10 +831,13 @@ def _spans_of(artifact: bytes) -> bytes:
     The artifact is what its entry says, so the list is cut out of it where only plain members lie between the list's
     end and the artifact's: then it is the artifact's own, and not of something in it. Anything else is parsed.
     """
-    begin, last = artifact.rfind(b'"spans":['), artifact.rfind(b'"start_us":')
-    end = artifact.find(b"}]", last) + 2
-    if 0 < begin < last < end and _PLAIN_MEMBERS.fullmatch(artifact, end) and b"\\" not in artifact[begin:end]:
-        return artifact[begin + 8 : end]
+    begin, end = artifact.find(b',"spans":[{') + 9, artifact.rfind(b"}]") + 2
+    spans, rest = artifact[begin:end], artifact[end:]
+    plain = 9 < begin < end and rest.translate(None, _NOT_PLAIN) + b"}" == rest
+    if plain and spans.count(b"[") == 1 and b"\\" not in spans:
+        return spans
+    if b'"spans":' not in artifact:
+        return b"[]"
     value = document(artifact)
     spans = canonical(value.get("spans", [])) if type(value) is dict else b"[]"
     if _SPANS.fullmatch(spans) is None:
@@ -814,20 +845,33 @@ def _spans_of(artifact: bytes) -> bytes:
     return spans
 
 
+class Pins(NamedTuple):
+    """What is known from elsewhere than the bundle: two fingerprints, and a key ring of the same root key."""
+
+    root: str | None = None
+    tenant_key: str | None = None
+    ring: Ring | None = None
+
+
 class Bundle:
     """One bundle under examination. `verify` takes the steps of docs/evidence.md in their order."""
 
-    def __init__(self, file: BinaryIO, root: str | None) -> None:
-        self._file, self._root = file, root
-        self.facts: dict[str, Any] = {"root_pinned": root is not None}
+    def __init__(self, file: BinaryIO, pins: Pins) -> None:
+        self._file, self._pins = file, pins
+        self.facts: dict[str, Any] = {
+            "root_pinned": pins.root is not None,
+            "tenant_key_pinned": pins.tenant_key is not None,
+            "keyring_given": pins.ring is not None,
+        }
 
     def verify(self) -> None:
         """Return when the bundle is whole; `facts` says of what. Raises FaultError with the first fault."""
         self._members = read_archive(self._file)
-        self._ring = read_ring(self._members["keyring.json"].whole(), self._root)
-        self.facts["root_fingerprint"] = self._ring.root_fingerprint
-        self._claims = claims = read_manifest(self._members["manifest.json"].whole(), self._ring)
+        self._ring = ring = self._newer(read_ring(self._members["keyring.json"].whole(), self._pins.root))
+        self.facts.update(keyring_version=ring.version, keyring_created_at=ring.created_at)
+        self._claims = claims = read_manifest(self._members["manifest.json"].whole(), ring)
         self.facts.update(tenant_id=claims.tenant_id, first_seq=claims.first_seq, last_seq=claims.last_seq)
+        self._check_tenant_key()
         unreadable = self._read_small_members()
         self._follow()
         if unreadable is not None:
@@ -838,6 +882,22 @@ class Bundle:
         if larger:
             raise FaultError(TRUNCATED, f"a checkpoint knows {larger[0]} entries", claims.tree_size + 1)
         self.facts.update(tree_size=claims.tree_size, checkpoints=len(self._checkpoints))
+
+    def _newer(self, own: Ring) -> Ring:
+        """Of the bundle's key ring and the one that was given, the newer: a bundle may bring an old one."""
+        self.facts["root_fingerprint"] = own.root_fingerprint
+        given = self._pins.ring
+        if given is None:
+            return own
+        if given.root_fingerprint != own.root_fingerprint:
+            raise FaultError(UNKNOWN_KEY, "the key ring that was given is of another root key")
+        return own if own.version > given.version else given
+
+    def _check_tenant_key(self) -> None:
+        """A witness cannot know that two names are one tenant's. Whoever knows the tenant's key can."""
+        found = self.facts["tenant_key_sha256"] = hashlib.sha256(self._claims.tenant_key).hexdigest()
+        if self._pins.tenant_key is not None and not hmac.compare_digest(self._pins.tenant_key, found):
+            raise FaultError(FORKED, f"the tenant key's fingerprint is {found}, not the one that was asked for")
 
     def _read_small_members(self) -> FaultError | None:
         """What the small members say. Their faults wait until every digest is checked."""
@@ -893,7 +953,7 @@ class Bundle:
         tree = Tree()
         for level, node in self._before:
             tree.append(node, level)
-        chain = Chain(claims.tenant_id, claims.first_seq, tree)
+        chain = Chain(claims.tenant_id, claims.first_seq, tree, _latest(claims.created_at))
         wanted = {one.size for one in self._checkpoints}
         self._roots: dict[int, bytes] = {}
         self._moments: dict[int, bytes] = {}
@@ -906,7 +966,7 @@ class Bundle:
                 if chain.seq > claims.last_seq:
                     raise FaultError(TAMPERED, "an entry that the manifest does not know", chain.seq)
                 if chain.seq in wanted:
-                    self._roots[chain.seq], self._moments[chain.seq] = tree.root(), chain.ingest_ts
+                    self._roots[chain.seq], self._moments[chain.seq] = tree.root(), chain.newest
                 beside.take(chain.seq, entry)
             self._check_chain(chain)
             found = beside.found()
@@ -915,7 +975,7 @@ class Bundle:
         self._check_digests(found.digests)
         if found.trace_bundle != claims.trace_bundle:
             raise FaultError(TAMPERED, "the trace bundle is not that of the artifacts")
-        self._grow(tree, chain.ingest_ts)
+        self._grow(tree, chain.newest)
 
     def _check_chain(self, chain: Chain) -> None:
         """Steps 5 to 7, of what the last entry left open. Raises FaultError."""
@@ -939,17 +999,17 @@ class Bundle:
                 seq = self._claims.last_seq if name == "entries.jsonl" else None
                 raise FaultError(TAMPERED, f"{name} is not what the manifest says", seq)
 
-    def _grow(self, tree: Tree, ingest_ts: bytes) -> None:
+    def _grow(self, tree: Tree, newest: bytes) -> None:
         """Add what lies after the bundle's entries."""
         for level, node in self._after:
             tree.append(node, level)
         size = self._claims.tree_size
         self._roots[size] = tree.root()
-        self._moments.setdefault(size, ingest_ts)
-        self._moments[self._claims.last_seq] = ingest_ts
+        self._moments.setdefault(size, newest)
+        self._moments[self._claims.last_seq] = newest
 
     def _check_signers(self) -> None:
-        """Step 9. A checkpoint was signed after its last entry came and before the bundle was made."""
+        """Step 9. A checkpoint was signed after the newest of its entries came and before the bundle was made."""
         created_at, ring = self._claims.created_at, self._ring
         newest = self._moment(self._claims.last_seq)
         head_keys, _ = note_signers(self._head, ring, "head.note")
@@ -1000,6 +1060,14 @@ class Bundle:
         if size in self._roots:
             raise FaultError(FORKED, "up to here, another tree is signed", size)
         raise FaultError(TAMPERED, f"a checkpoint of {size} entries, which this bundle cannot prove")
+
+
+def _latest(created_at: int) -> bytes:
+    """The last `ingest_ts` of a bundle that was made then. It is another machine's clock that wrote it."""
+    try:
+        return f"{rfc3339_us(created_at + CLOCKS_APART_US)[:23]}Z".encode()
+    except UnreadableError:
+        return ENDLESS
 
 
 class Found(NamedTuple):
@@ -1096,6 +1164,15 @@ class _Apart:
             return Found((MALFORMED, "more than a bundle holds", None), {}, {})
 
 
+_BINDING = re.compile(
+    rb'\{"artifact_bytes":(?P<artifact_bytes>%(n)b),"artifact_sha256":"(?P<artifact_sha256>[0-9a-f]{64})"'
+    rb',"body_bytes":%(n)b,"body_sha256":"[^"]*"(?:,"break_glass":"[^"]*")?,"config_hash":"[^"]*"'
+    rb',"event_id":"(?P<event_id>[^"]*)".*,"seq":(?P<seq>%(n)b),"tenant_id":"[^"]*","trace_id":"(?P<trace_id>[^"]*)"'
+    % {b"n": _NUMBER}
+)
+"""What an entry without a backslash binds. Whether it is an entry is for the chain to find, whose faults come first."""
+
+
 def _answer_apart(path: str, first_seq: int, answer: Any) -> None:
     """Raises SystemExit where it cannot answer: the end of the pipe says so."""
     try:
@@ -1103,8 +1180,8 @@ def _answer_apart(path: str, first_seq: int, answer: Any) -> None:
             members = read_archive(file)
             beside = _Beside(members)
             for seq, line in enumerate(members["entries.jsonl"].lines(), first_seq):
-                entry = entry_in(line)
-                if entry is None:  # the chain has a fault of its own there
+                entry = entry_in(line) if b"\\" in line else _BINDING.match(line)
+                if entry is None:
                     break
                 beside.take(seq, entry)
             answer.send(tuple(beside.found()))
@@ -1112,9 +1189,11 @@ def _answer_apart(path: str, first_seq: int, answer: Any) -> None:
         raise SystemExit(MALFORMED) from cause
 
 
-def verify_file(file: BinaryIO, root: str | None = None) -> Verdict:
-    """The verdict on the bundle in this file."""
-    bundle = Bundle(file, root)
+def verify_file(
+    file: BinaryIO, root: str | None = None, tenant_key: str | None = None, ring: Ring | None = None
+) -> Verdict:
+    """The verdict on the bundle in this file. What is given besides is known from elsewhere (`Pins`)."""
+    bundle = Bundle(file, Pins(root, tenant_key, ring))
     try:
         bundle.verify()
     except FaultError as fault:
@@ -1373,17 +1452,27 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("file", nargs="?", metavar="FILE.tar", help="the bundle")
     parser.add_argument("--root", metavar="FINGERPRINT", help="the root key's fingerprint, known from elsewhere")
+    parser.add_argument(
+        "--tenant-key", metavar="FINGERPRINT", help="the fingerprint of the tenant's key, known from elsewhere"
+    )
+    parser.add_argument(
+        "--keyring",
+        metavar="FILE",
+        help="the newest key ring: judge an older one's bundle, or with --dsn the rounds, by it",
+    )
     parser.add_argument("--json", action="store_true", help="print the verdict as one JSON object")
     parser.add_argument("--dsn", help="verify this live database instead (PGPASSWORD or a .pgpass file is read too)")
     parser.add_argument("--tenant", help="with --dsn: only this tenant")
-    parser.add_argument("--keyring", metavar="FILE", help="with --dsn: check the rounds' signatures by this key ring")
     found = parser.parse_args(words)
     if (found.file is None) == (found.dsn is None):
         parser.error("name a bundle, or a database with --dsn")
-    if found.dsn is None and (found.tenant or found.keyring):
-        parser.error("--tenant and --keyring go with --dsn")
-    if found.root is not None and re.fullmatch("[0-9a-f]{64}", found.root) is None:
-        parser.error("--root takes the 64 hex digits of a fingerprint")
+    if found.dsn is None and found.tenant:
+        parser.error("--tenant goes with --dsn")
+    if found.dsn is not None and found.tenant_key:
+        parser.error("--tenant-key goes with a bundle")
+    for name, fingerprint in (("--root", found.root), ("--tenant-key", found.tenant_key)):
+        if fingerprint is not None and re.fullmatch("[0-9a-f]{64}", fingerprint) is None:
+            parser.error(f"{name} takes the 64 hex digits of a fingerprint")
     if found.tenant is not None and _TENANT_ID.fullmatch(found.tenant) is None:
         parser.error("--tenant takes a tenant id")
     return found
@@ -1391,17 +1480,17 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
 
 def _verdict(arguments: argparse.Namespace) -> Verdict:
     try:
-        if arguments.file is not None:
-            with Path(arguments.file).open("rb") as file:
-                return verify_file(file, arguments.root)
         ring = None
         if arguments.keyring is not None:
             with Path(arguments.keyring).open("rb") as file:
                 ring = read_ring(file.read(DOCUMENT_BYTES_MAX), arguments.root)
+        if arguments.file is not None:
+            with Path(arguments.file).open("rb") as file:
+                return verify_file(file, arguments.root, arguments.tenant_key, ring)
     except OSError as cause:
         raise UnavailableError(f"cannot be read: {cause.strerror}") from cause
     except FaultError as fault:
-        return Verdict(fault.status, fault.text, None, {})
+        return Verdict(fault.status, f"of --keyring: {fault.text}", None, {})
     import asyncio  # noqa: PLC0415  (it takes longer to load than most bundles to verify)
 
     return asyncio.run(_connect_and_verify(arguments.dsn, arguments.tenant, ring))
@@ -1421,6 +1510,22 @@ def _said(verdict: Verdict) -> Iterator[str]:
         yield f"  {facts['tenants']} tenants, {facts['entries']} entries, {facts['rounds']} rounds"
     if facts.get("signatures_checked") is False:
         yield "  signatures not checked: pass --keyring FILE"
+    yield from _said_of_keys(facts)
+
+
+def _said_of_keys(facts: dict[str, Any]) -> Iterator[str]:
+    """By which keys a bundle was judged, and what nobody vouched for."""
+    if "keyring_version" in facts:
+        hint = "" if facts["keyring_given"] else "; a newer one may have ended a key: pass --keyring FILE"
+        yield f"  key ring version {facts['keyring_version']} of {facts['keyring_created_at']}{hint}"
+    if facts.get("tenant_key_pinned"):
+        yield f"  tenant key {facts.get('tenant_key_sha256', 'unknown')}"
+    elif "tenant_key_pinned" in facts:
+        known = facts.get("tenant_key_sha256", "unknown")
+        yield (
+            "  tenant key not pinned: with another one the same tenant can have another history; "
+            f"pass --tenant-key FINGERPRINT (the one inside is {known})"
+        )
     if facts.get("root_pinned") is False:
         known = facts.get("root_fingerprint", "unknown")
         yield f"  root not pinned: anybody could have made this; pass --root FINGERPRINT (the one inside is {known})"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from schemas.units import Clock, UnixMs, format_rfc3339
 from sinks.dead_letters import EVENT_ID_CHARACTERS_MAX, fitting
 from sinks.pg import Pool
+from sinks.waiting_letters import TENANTS_AT_ONCE
 
 MS_PER_S = 1_000
 Identity = tuple[str, str]
@@ -31,6 +32,13 @@ RETURNING tenant_id, event_id, attempt
 _FORGET = """
 DELETE FROM attempts AS a USING unnest($1::text[], $2::text[]) AS e (tenant_id, event_id)
 WHERE (a.tenant_id, a.event_id, a.stage) = (e.tenant_id, e.event_id, $3)
+"""
+_TENANTS = "SELECT tenant_id FROM tenants ORDER BY tenant_id"
+_DROP_ALL_OLD = """
+DELETE FROM attempts WHERE (tenant_id, event_id, stage) IN (
+    SELECT tenant_id, event_id, stage FROM attempts WHERE first_attempt_at <= $1::text::timestamptz
+    FOR UPDATE SKIP LOCKED
+)
 """
 
 
@@ -70,6 +78,18 @@ class Attempts:
         stored = [_storable(event) for event in events]
         async with self._pool.tenant_transaction(_tenants(stored)) as connection:
             await connection.execute(_FORGET, *_columns(stored), stage)
+
+    async def drop_old(self) -> None:
+        """Drop what no window holds any more, of every tenant: nobody forgets a count whose event got through unseen.
+
+        Raises NoAnswer.
+        """
+        until = self._window_start(self._clock.now_ms())
+        async with self._pool.connection() as connection:
+            tenant_ids = [row[0] for row in await connection.fetch(_TENANTS)]
+        for begin in range(0, len(tenant_ids), TENANTS_AT_ONCE):
+            async with self._pool.tenant_transaction(tenant_ids[begin : begin + TENANTS_AT_ONCE]) as connection:
+                await connection.execute(_DROP_ALL_OLD, until)
 
     def _window_start(self, now_ms: UnixMs) -> str:
         """What began by then is over."""

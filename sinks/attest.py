@@ -51,7 +51,7 @@ EXEMPT_TABLES = {
 }
 DEFINER_FUNCTIONS = {
     "app.ensure_ingest_partition(date)": "creates a protected partition, reads no row and returns nothing",
-    "app.drop_ingest_partition(date, jsonb)": "drops a partition no plan needs, reads no tenant's row, returns nothing",
+    "app.drop_ingest_partition(date, jsonb)": "drops a day that the plans it is told of do not need; returns nothing",
 }
 LOOSE_INDEXES = {"ingest_dlq_pkey": "the table's published id is a number of its own"}
 KEEPERS = (

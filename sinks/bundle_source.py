@@ -81,7 +81,7 @@ class BundleSource:
         for start, end in self._spans(PAGE_ENTRIES):
             page = []
             for seq, row in enumerate(await self._rows(_PAGE, start, end), start):
-                entry = _entry.decode(row["entry"])
+                entry = _decoded(seq, row["entry"])
                 data, chain_hash = seal(entry)
                 sound = (entry.seq, entry.tenant_id, chain_hash) == (seq, tenant_id, row["chain_hash"])
                 if not sound or data != row["entry"].encode() or before not in {"", entry.prev_hash}:
@@ -94,7 +94,7 @@ class BundleSource:
         """Pages of entries with their artifacts, each hashed anew."""
         for start, end in self._spans(PAGE_ENTRIES):
             rows = await self._rows(_PLACED, start, end)
-            entries = [_entry.decode(row["entry"]) for row in rows]
+            entries = [_decoded(row["seq"], row["entry"]) for row in rows]
             found = await self._read(rows, entries)
             yield [Kept(entry, found[entry.seq]) for entry in entries]
 
@@ -132,3 +132,10 @@ class BundleSource:
     def _spans(self, entries: int) -> list[tuple[int, int]]:
         _, first, last = self._range
         return [(start, min(start + entries - 1, last)) for start in range(first, last + 1, entries)]
+
+
+def _decoded(seq: int, text: str) -> ChainEntry:
+    try:
+        return _entry.decode(text)
+    except msgspec.DecodeError:
+        raise EvidenceError(f"entry {seq} is not what was chained") from None

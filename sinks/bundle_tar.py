@@ -14,11 +14,23 @@ Sink = Callable[[bytes], Awaitable[None]]
 """Takes the next bytes; they are its own from then on."""
 
 
+class TooLargeError(Exception):
+    """The format has no room for a member. The text says what to do."""
+
+
 class Member(NamedTuple):
     """A member that was written whole."""
 
     name: str
     sha256: str
+
+
+def check_room(name: str, size: int) -> None:
+    """Raises TooLargeError for a member that the format has no room for."""
+    if size > MEMBER_BYTES_MAX:
+        raise TooLargeError(
+            f"{name} would be larger than the 8 GiB a member can be: choose a shorter time, from and to"
+        )
 
 
 class TarWriter:
@@ -40,9 +52,8 @@ class TarWriter:
         return self._file.hexdigest()
 
     async def begin(self, name: str, size: int) -> None:
-        """Announce a member. Raises ValueError for one that the format has no room for."""
-        if size > MEMBER_BYTES_MAX:
-            raise ValueError(f"{name} would be larger than an archive's member can be")
+        """Announce a member. Raises TooLargeError."""
+        check_room(name, size)
         header = tarfile.TarInfo(name)
         header.size, header.mode = size, _MODE
         self._name, self._left, self._padding = name, size, -size % BLOCK_BYTES

@@ -13,21 +13,30 @@ from schemas.canonical import canonical_plain
 from schemas.checkpoint import LEAF_EVERY, leaf_name, tenant_key
 from schemas.merkle import Frontier
 from schemas.subjects import partition_of
-from schemas.units import Clock, format_rfc3339
+from schemas.units import Clock, UnixMs, format_rfc3339, parse_rfc3339
 from sinks import keyring, notes, proofs
 from sinks.bundle_source import BundleSource, Range
-from sinks.bundle_tar import Sink, TarWriter
+from sinks.bundle_tar import Sink, TarWriter, check_room
 from sinks.bundle_traces import Traces
 from sinks.keyring import Keyring
 from sinks.pg import Pool
 from sinks.proofs import Covered
 from sinks.segments import EvidenceError
-from sinks.signing import Signer
+from sinks.signing import SignatureError, Signer
 from sinks.worm import Worm
 
 PREDICATE_TYPE = "https://frostgate.dev/evidence-bundle/v1"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+UNSIGNED = (
+    "the newest checkpoint is not signed by a key that the ring allowed then: "
+    "bring the newest key ring, let a worker run with its key, and export again after the tenant's next event"
+)
+# One text order, as in `sinks.bundle_range`; empty where another checkpoint ends at the last entry too.
+_CAME_IN = """
+SELECT coalesce(max(substring(entry FROM '"ingest_ts":"([^"]*)"') COLLATE "C"), '') FROM chain_entries
+WHERE tenant_id = $1 AND seq BETWEEN $2 AND $3
+"""
 
 Progress = Callable[[str, int, int], None]
 """Told a member's name, the entries written and all there are."""
@@ -81,8 +90,8 @@ class Bundler:
     async def write(self, wanted: Wanted, sink: Sink, progress: Progress) -> Written:
         """Return once the whole bundle has gone into the sink.
 
-        Raises BundleError when it cannot be made, EvidenceError when what is stored is not what was
-        signed, and NoAnswer; the sink then holds a part that is no bundle.
+        Raises BundleError and TooLargeError when it cannot be made, EvidenceError when what is stored is
+        not what was signed, and NoAnswer; the sink then holds a part that is no bundle.
         """
         now_ms = self._clock.now_ms()
         if fault := keyring.fault_of(self._keys.keyring, self._keys.signer, now_ms):
@@ -93,7 +102,7 @@ class Bundler:
         archive = TarWriter(sink)
         traces = await self._lines(wanted, tree, archive, progress)
         await archive.add("proof.json", canonical_plain(_proof(tree)))
-        await self._checkpoints(wanted.range, tree.covered, leaf_name(key, tenant_id), archive)
+        await self._checkpoints((wanted.range, now_ms), tree.covered, leaf_name(key, tenant_id), archive)
         await archive.add("head.note", self._head(tenant_id, tree.covered).encode())
         await archive.add("keyring.json", self._keys.keyring.envelope)
         predicate = {
@@ -128,6 +137,7 @@ class Bundler:
         source = BundleSource(self._pool, self._worm, wanted.range)
         count = wanted.range.last - wanted.range.first + 1
         sizes = await source.sizes()
+        check_room("artifacts.jsonl", sizes.artifacts)
         await archive.begin("entries.jsonl", sizes.entries)
         grown, done = Frontier(), 0
         _grow(grown, tree.before)
@@ -154,14 +164,25 @@ class Bundler:
             await _trace_lines(source, traces.bytes, archive, lambda done: progress("traces.jsonl", done, count))
         return traces
 
-    async def _checkpoints(self, wanted: Range, newest: Covered, name: str, archive: TarWriter) -> None:
-        tenant_id, first, last = wanted
+    async def _checkpoints(self, wanted: tuple[Range, UnixMs], newest: Covered, name: str, archive: TarWriter) -> None:
+        """The rounds that a verifier will believe. The newest must be one of them; the others it can do without."""
+        (tenant_id, first, last), now_ms = wanted
         async with self._pool.tenant_transaction([tenant_id]) as connection:
             covered = await proofs.spread(connection, tenant_id, first, last, LEAF_EVERY)
         lines = []
+        after, came_in = first, ""
         for one in [*(one for one in covered if one.size < newest.size), newest]:
             async with self._pool.tenant_transaction([tenant_id]) as connection:
-                lines.append(canonical_plain(await proofs.checkpoint(connection, one, name)) + b"\n")
+                came_in = max(came_in, await connection.fetchval(_CAME_IN, tenant_id, after, min(one.size, last)))
+                line = await proofs.checkpoint(connection, one, name)
+            after = one.size + 1
+            try:
+                keyring.verify_note(self._keys.keyring, line.note, parse_rfc3339(came_in), now_ms)
+            except SignatureError:
+                if one is newest:
+                    raise BundleError(UNSIGNED) from None
+                continue
+            lines.append(canonical_plain(line) + b"\n")
         await archive.add("checkpoints.jsonl", b"".join(lines))
 
     def _head(self, tenant_id: str, covered: Covered) -> str:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from schemas.canonical import sha256_hex
 from schemas.evidence import ChainEntry, EntryKind, genesis_hash, seal
 from schemas.subjects import partition_of
+from sinks.columns import column
 from sinks.pg import Connection
 
 ENTRY_VERSION = 1
@@ -36,8 +37,10 @@ CROSS JOIN LATERAL (
 _APPEND = """
 WITH link AS (
     SELECT $1 AS kind, l.*
-    FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
-        AS l (tenant_id, seq, event_id, entry, prev_hash, chain_hash, record)
+    FROM unnest(
+        string_to_array($2, E'\\x1f'), string_to_array($3, E'\\x1f')::bigint[], string_to_array($4, E'\\x1f'),
+        string_to_array($5, E'\\x1f'), string_to_array($6, E'\\x1f'), string_to_array($7, E'\\x1f'), $8::text[]
+    ) AS l (tenant_id, seq, entry, prev_hash, chain_hash, record, event_id)
 ), chained AS (
     INSERT INTO chain_entries (tenant_id, seq, kind, event_id, entry, prev_hash, chain_hash)
     SELECT tenant_id, seq, kind, event_id, entry, prev_hash, chain_hash FROM link
@@ -99,7 +102,8 @@ async def append(
     heads = await _locked_heads(connection, sorted({draft.tenant_id for draft in drafts}))
     chained: set[tuple[str, str]] = await _already_chained(connection, kind, drafts) if looking else set()
     links: list[Link | None] = []
-    rows: list[tuple[str, int, str, str, str, str, str]] = []
+    rows: list[tuple[str, int, str, str, str, str]] = []
+    event_ids: list[str] = []
     moved: dict[str, _Head] = {}
     for draft in drafts:
         identity = (draft.tenant_id, draft.event_id)
@@ -112,19 +116,10 @@ async def append(
         link = Link(head.seq + 1, head.chain_hash, chain_hash)
         links.append(link)
         moved[draft.tenant_id] = _Head(link.seq, chain_hash)
-        rows.append(
-            (
-                draft.tenant_id,
-                link.seq,
-                draft.event_id,
-                entry.decode(),
-                link.prev_hash,
-                chain_hash,
-                draft.artifact.decode(),
-            )
-        )
+        rows.append((draft.tenant_id, link.seq, entry.decode(), link.prev_hash, chain_hash, draft.artifact.decode()))
+        event_ids.append(draft.event_id)
     if rows:
-        await connection.execute(_APPEND, kind, *zip(*rows, strict=True))
+        await connection.execute(_APPEND, kind, *map(column, zip(*rows, strict=True)), event_ids)
         tenant_ids = sorted(moved)
         await connection.execute(
             _MOVE_HEADS,

@@ -46,6 +46,7 @@ _LOCK = "SELECT pg_try_advisory_xact_lock($1, $2)"
 _LAST = """
 SELECT checkpoint_seq, note FROM chain_checkpoints WHERE partition = $1 ORDER BY checkpoint_seq DESC LIMIT 1
 """
+_NAMES = "SELECT tenant_id, name FROM chain_frontiers WHERE tenant_id = ANY ($1::text[])"
 _NODES = """
 INSERT INTO chain_nodes (tenant_id, level, position, hash)
 SELECT * FROM unnest($1::text[], $2::smallint[], $3::bigint[], $4::bytea[])
@@ -68,7 +69,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7)
 """
 _SERVED = "DELETE FROM checkpoint_requests WHERE partition = $1 AND requested_at <= $2"
 _REQUESTED = "SELECT partition, requested_at FROM checkpoint_requests ORDER BY partition"
-_COLUMNS = "SELECT partition, checkpoint_seq, note, leaves, growth FROM chain_checkpoints"
+_COLUMNS = "SELECT partition, checkpoint_seq, note, leaves, growth, stored FROM chain_checkpoints"
 _UNSTORED = f"{_COLUMNS} WHERE NOT stored AND partition = $1 ORDER BY checkpoint_seq LIMIT $2"
 _UNWITNESSED = f"{_COLUMNS} WHERE growth <> '' AND partition = $1 ORDER BY checkpoint_seq LIMIT $2"
 _ONE = f"{_COLUMNS} WHERE partition = $1 AND checkpoint_seq = $2"
@@ -104,6 +105,8 @@ class StoredRound(NamedTuple):
     note: str
     leaves: str
     growth: str
+    stored: bool
+    """Whether it is known to have been put into the WORM store."""
 
     @property
     def key(self) -> str:
@@ -175,6 +178,12 @@ class Checkpoints:
                 await self._write(connection, partition, sorted(trees, key=lambda tree: tree.leaf.name))
         return Made(tuple(tree.tenant_id for tree in trees), tuple(left), tuple(faults))
 
+    async def named_here(self, tenant_ids: Sequence[str]) -> set[bool]:
+        """Of those tenants' newest leaves: whether the secret made their names."""
+        async with self._pool.tenant_transaction(tenant_ids) as connection:
+            rows = await connection.fetch(_NAMES, tenant_ids)
+        return {name == self._name(tenant_id) for tenant_id, name in rows}
+
     async def requests(self) -> dict[int, object]:
         """The partitions somebody wants a round of now, each with the request to hand to `served`."""
         async with self._pool.connection() as connection:
@@ -219,10 +228,12 @@ class Checkpoints:
             for node in hashes:
                 nodes += tree.append(node)
                 covering.append(node)
-        name = leaf_name(tenant_key(self._secret, one.tenant_id), one.tenant_id)
-        leaf = Leaf(name, tree.root().hex(), last)
+        leaf = Leaf(self._name(one.tenant_id), tree.root().hex(), last)
         growth = Growth((one.size, one.hashes.hex()), tuple(covering.nodes))
         return _Tree(one.tenant_id, leaf, tree.hashes, nodes, growth, last // LEAF_EVERY > one.size // LEAF_EVERY)
+
+    def _name(self, tenant_id: str) -> str:
+        return leaf_name(tenant_key(self._secret, tenant_id), tenant_id)
 
     async def _write(self, connection: Connection, partition: int, trees: Sequence[_Tree]) -> None:
         last = await connection.fetchrow(_LAST, partition)

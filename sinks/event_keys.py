@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from schemas.envelope import EventKey
 from schemas.rows import Claim, ClaimOutcome
+from sinks.columns import column
 from sinks.pg import Connection, Pool
 
 _STORED = """
@@ -15,7 +16,9 @@ _ENSURE_PARTITIONS = "SELECT app.ensure_ingest_partition(day::date) FROM unnest(
 _CLAIM = """
 INSERT INTO event_keys (tenant_id, event_id, trace_id, request_id, ingest_ts, stream, seq, body_sha256)
 SELECT * FROM unnest(
-    $1::text[], $2::text[], $3::text[], $4::text[], $5::text[]::timestamptz[], $6::text[], $7::bigint[], $8::text[]
+    string_to_array($1, E'\\x1f'), string_to_array($2, E'\\x1f'), string_to_array($3, E'\\x1f'),
+    string_to_array($4, E'\\x1f'), string_to_array($5, E'\\x1f')::timestamptz[], string_to_array($6, E'\\x1f'),
+    string_to_array($7, E'\\x1f')::bigint[], string_to_array($8, E'\\x1f')
 )
 ON CONFLICT DO NOTHING
 RETURNING tenant_id, event_id
@@ -32,8 +35,10 @@ CROSS JOIN LATERAL (
 _KEEP_BODIES = """
 INSERT INTO ingest_events (tenant_id, event_id, ingest_ts, agent_id, source, body, body_bytes)
 SELECT e.*, octet_length(e.body)
-FROM unnest($1::text[], $2::text[], $3::text[]::timestamptz[], $4::text[], $5::text[], $6::bytea[])
-    AS e (tenant_id, event_id, ingest_ts, agent_id, source, body)
+FROM unnest(
+    string_to_array($1, E'\\x1f'), string_to_array($2, E'\\x1f'), string_to_array($3, E'\\x1f')::timestamptz[],
+    string_to_array($4, E'\\x1f'), $5::text[], $6::bytea[]
+) AS e (tenant_id, event_id, ingest_ts, agent_id, source, body)
 """
 
 _Identity = tuple[str, str]
@@ -77,12 +82,14 @@ class EventKeys:
 
 async def _claim(connection: Connection, claims: Sequence[Claim]) -> set[_Identity]:
     """Store the keys no other message has, with their bodies; return whose they are."""
-    rows = await connection.fetch(_CLAIM, *zip(*(claim.key for claim in claims), strict=True))
+    rows = await connection.fetch(_CLAIM, *map(column, zip(*(claim.key for claim in claims), strict=True)))
     claimed = {(row["tenant_id"], row["event_id"]) for row in rows}
     fresh = [claim for claim in claims if _identity(claim) in claimed]
     if fresh:
         await connection.execute(_ENSURE_PARTITIONS, sorted({claim.key.ingest_ts[:10] for claim in fresh}))
-        await connection.execute(_KEEP_BODIES, *zip(*(_body_row(claim) for claim in fresh), strict=True))
+        named = zip(*(_body_row(claim) for claim in fresh), strict=True)
+        sources, bodies = [claim.source for claim in fresh], [claim.body for claim in fresh]
+        await connection.execute(_KEEP_BODIES, *map(column, named), sources, bodies)
     return claimed
 
 
@@ -110,6 +117,7 @@ def _position(key: EventKey) -> _Position:
     return key.stream, key.seq, key.body_sha256
 
 
-def _body_row(claim: Claim) -> tuple[str, str, str, str, str, bytes]:
+def _body_row(claim: Claim) -> tuple[str, str, str, str]:
+    """All but what the agent wrote."""
     key = claim.key
-    return key.tenant_id, key.event_id, key.ingest_ts, claim.agent_id, claim.source, claim.body
+    return key.tenant_id, key.event_id, key.ingest_ts, claim.agent_id

@@ -14,6 +14,7 @@ from schemas.answers import NoAnswer
 from schemas.canonical import sha256_hex
 from schemas.codes import Code
 from schemas.units import UnixMs, format_rfc3339
+from sinks.bundle_source import Range
 from sinks.bundles import Wanted, Written
 from sinks.life import EPOCH
 from sinks.pg import Pool
@@ -21,6 +22,15 @@ from sinks.worm import Worm
 
 PENDING_MAX = 2
 """Bundles of one tenant that may wait at once."""
+DAY = timedelta(days=1)
+DAY_MAX = 24
+"""Bundles that one tenant may order in a day: each is a copy of evidence in a store that lets go of nothing."""
+PENDING_WAIT_MS = 5_000
+"""When to order again while too many wait."""
+ATTEMPTS_MAX = 5
+"""After so many an order has failed."""
+LOCK_CLASS = 0x464A
+"""First half of the advisory lock's key; the tenant's hash is the other."""
 PIECE_BYTES = 1024 * 1024
 RETAIN_DAYS = 1
 """A bundle can be made again: its objects are locked no longer than it takes to fetch them."""
@@ -29,32 +39,46 @@ _KEEP = """
 INSERT INTO evidence_bundles (tenant_id, bundle_id, bundle_json, status, requested_by, digest, bytes)
 VALUES ($1, $2, $3, 'ready', $4, $5, $6)
 """
+_ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock($1, hashtext($2))"
+# A bundle that `frostgate export` wrote is ready and lies nowhere here.
+_STANDING = """
+SELECT count(*) FILTER (WHERE status = 'pending') AS waiting,
+    count(*) FILTER (WHERE created_at > now() - $2::interval) AS ordered,
+    min(created_at) FILTER (WHERE created_at > now() - $2::interval) + $2::interval - now() AS one_less
+FROM evidence_bundles
+WHERE tenant_id = $1 AND (status = 'pending' OR created_at > now() - $2::interval)
+    AND NOT (status = 'ready' AND place IS NULL)
+"""
 _ORDER = """
 INSERT INTO evidence_bundles (tenant_id, bundle_id, bundle_json, status, requested_by)
-SELECT $1, $2, $3, 'pending', $4
-WHERE (SELECT count(*) FROM evidence_bundles WHERE tenant_id = $1 AND status = 'pending') < $5
-RETURNING true
+VALUES ($1, $2, $3, 'pending', $4)
 """
 _REQUEST = "INSERT INTO export_requests (tenant_id, bundle_id) VALUES ($1, $2)"
 _ONE = """
-SELECT status, bundle_json, digest, bytes, place, pieces, created_at, updated_at
+SELECT status, bundle_json, digest, bytes, place, pieces, created_at, updated_at, first_seq, last_seq
 FROM evidence_bundles WHERE tenant_id = $1 AND bundle_id = $2
 """
 _TAKE = """
-UPDATE export_requests SET taken_until = now() + $1
+UPDATE export_requests SET taken_until = now() + $1, attempts = attempts + 1
 WHERE (tenant_id, bundle_id) = (
     SELECT tenant_id, bundle_id FROM export_requests WHERE taken_until <= now()
-    ORDER BY requested_at LIMIT 1 FOR UPDATE SKIP LOCKED
+    ORDER BY taken_until LIMIT 1 FOR UPDATE SKIP LOCKED
 )
-RETURNING tenant_id, bundle_id
+RETURNING tenant_id, bundle_id, attempts
 """
 _GIVE_BACK = "UPDATE export_requests SET taken_until = now() + $3 WHERE tenant_id = $1 AND bundle_id = $2"
+_CHOSEN = """
+UPDATE evidence_bundles SET first_seq = $3, last_seq = $4
+WHERE tenant_id = $1 AND bundle_id = $2 AND status = 'pending'
+"""
 _FORGET = "DELETE FROM export_requests WHERE tenant_id = $1 AND bundle_id = $2"
 _END = """
 UPDATE evidence_bundles
 SET status = $3, bundle_json = $4, digest = $5, bytes = $6, place = $7, pieces = $8, updated_at = now()
 WHERE tenant_id = $1 AND bundle_id = $2 AND status = 'pending'
 """
+_NOWHERE: tuple[Any, ...] = (None, None, None, [])
+"""Digest, bytes, place and pieces of a bundle that will never be."""
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -66,11 +90,13 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Requested(NamedTuple):
-    """An order a worker has taken."""
+    """An order a worker has taken. `range` holds the entries that an earlier attempt has chosen."""
 
     tenant_id: str
     bundle_id: str
     order: Order
+    attempt: int
+    range: Range | None
 
 
 class Exports:
@@ -89,15 +115,41 @@ class Exports:
             )
 
     async def take(self, lease: timedelta) -> Requested | None:
-        """The oldest order that no worker has in hand, None when there is none. It is ours until the lease ends."""
-        async with self._pool.connection() as connection:
-            taken = await connection.fetchrow(_TAKE, lease)
-        if taken is None:
-            return None
-        tenant_id, bundle_id = taken
+        """An order that no worker has in hand, None when there is none. It is ours until the lease ends.
+
+        Of all orders the one whose turn was longest ago. On the way those end that nobody can work on.
+        """
+        while True:
+            async with self._pool.connection() as connection:
+                taken = await connection.fetchrow(_TAKE, lease)
+            if taken is None:
+                return None
+            if found := await self._requested(*taken):
+                return found
+
+    async def _requested(self, tenant_id: str, bundle_id: str, attempt: int) -> Requested | None:
         async with self._pool.tenant_transaction([tenant_id]) as connection:
             row = await connection.fetchrow(_ONE, tenant_id, bundle_id)
-        return Requested(tenant_id, bundle_id, msgspec.json.decode(row["bundle_json"], type=Order))
+            if row is None or row["status"] != "pending":
+                await connection.execute(_FORGET, tenant_id, bundle_id)
+                return None
+        try:
+            order = msgspec.json.decode(row["bundle_json"], type=Order)
+        except msgspec.DecodeError:
+            await self._end(tenant_id, bundle_id, "failed", _json({"reason": "this is no order"}), _NOWHERE)
+            return None
+        chosen = None if row["first_seq"] is None else Range(tenant_id, row["first_seq"], row["last_seq"])
+        found = Requested(tenant_id, bundle_id, order, attempt, chosen)
+        if attempt > ATTEMPTS_MAX:
+            await self.failed(found, f"given up: {ATTEMPTS_MAX} workers have ended while they built it")
+            return None
+        return found
+
+    async def chosen(self, taken: Requested, entries: Range) -> None:
+        """Whoever takes this order after us builds the same entries."""
+        tenant_id, first, last = entries
+        async with self._pool.tenant_transaction([tenant_id]) as connection:
+            await connection.execute(_CHOSEN, tenant_id, taken.bundle_id, first, last)
 
     async def give_back(self, taken: Requested, pause: timedelta) -> None:
         """The order waits on, for any worker, after the pause."""
@@ -107,21 +159,24 @@ class Exports:
     async def done(self, taken: Requested, written: Written, pieces: "Pieces") -> None:
         """The bundle is ready. One that another worker has ended before stays as it is."""
         place = (written.sha256, written.bytes, pieces.place, pieces.hashes)
-        await self._end(taken, "ready", _json(written.predicate), place)
+        await self._end(taken.tenant_id, taken.bundle_id, "ready", _json(written.predicate), place)
 
     async def failed(self, taken: Requested, reason: str) -> None:
         """The bundle will never be."""
         document = _json(msgspec.to_builtins(taken.order) | {"reason": reason})
-        await self._end(taken, "failed", document, (None, None, None, []))
+        await self._end(taken.tenant_id, taken.bundle_id, "failed", document, _NOWHERE)
 
-    async def _end(self, taken: Requested, status: str, document: str, place: tuple[Any, ...]) -> None:
-        async with self._pool.tenant_transaction([taken.tenant_id]) as connection:
-            await connection.execute(_END, taken.tenant_id, taken.bundle_id, status, document, *place)
-            await connection.execute(_FORGET, taken.tenant_id, taken.bundle_id)
+    async def _end(self, tenant_id: str, bundle_id: str, status: str, document: str, place: tuple[Any, ...]) -> None:
+        async with self._pool.tenant_transaction([tenant_id]) as connection:
+            await connection.execute(_END, tenant_id, bundle_id, status, document, *place)
+            await connection.execute(_FORGET, tenant_id, bundle_id)
 
 
 class Pieces:
-    """A sink that puts a bundle into the WORM store as objects of one size."""
+    """A sink that puts a bundle into the WORM store as objects of one size, each named after its hash.
+
+    So an attempt that builds what an earlier one of the same order has built adds nothing to the store.
+    """
 
     def __init__(self, worm: Worm, place: str) -> None:
         self._worm = worm
@@ -130,7 +185,7 @@ class Pieces:
         self.hashes: list[str] = []
 
     async def write(self, data: bytes) -> None:
-        """Raises NoAnswer, and Refusal when the place is taken."""
+        """Raises NoAnswer, and Refusal when a piece of an earlier attempt was altered."""
         self._rest += data
         while len(self._rest) >= PIECE_BYTES:
             await self._put(bytes(self._rest[:PIECE_BYTES]))
@@ -141,8 +196,9 @@ class Pieces:
             await self._put(bytes(self._rest))
 
     async def _put(self, piece: bytes) -> None:
-        await self._worm.put(_key(self.place, len(self.hashes)), piece, retain_days=RETAIN_DAYS)
-        self.hashes.append(sha256_hex(piece))
+        name = sha256_hex(piece)
+        await self._worm.put(_key(self.place, name), piece, retain_days=RETAIN_DAYS)
+        self.hashes.append(name)
 
 
 class ExportDesk:
@@ -152,14 +208,22 @@ class ExportDesk:
         self._pool = pool
         self._worm = worm
 
-    async def order(self, tenant_id: str, bundle_id: str, wanted: tuple[str, str, bool], requested_by: str) -> bool:
-        """Commit an order: from, to, and whether with traces. False when the tenant has too many waiting."""
+    async def order(self, tenant_id: str, bundle_id: str, wanted: tuple[str, str, bool], requested_by: str) -> int:
+        """Commit an order: from, to, and whether with traces.
+
+        Returns 0, or, when the tenant has too many, the milliseconds after which it may order again.
+        """
         document = _json(Order(*wanted))
         async with self._pool.tenant_transaction([tenant_id]) as connection:
-            taken = await connection.fetchval(_ORDER, tenant_id, bundle_id, document, requested_by, PENDING_MAX)
-            if taken:
-                await connection.execute(_REQUEST, tenant_id, bundle_id)
-        return bool(taken)
+            await connection.execute(_ONE_AT_A_TIME, LOCK_CLASS, tenant_id)
+            standing = await connection.fetchrow(_STANDING, tenant_id, DAY)
+            if standing["ordered"] >= DAY_MAX:
+                return int(standing["one_less"] / timedelta(milliseconds=1)) + 1
+            if standing["waiting"] >= PENDING_MAX:
+                return PENDING_WAIT_MS
+            await connection.execute(_ORDER, tenant_id, bundle_id, document, requested_by)
+            await connection.execute(_REQUEST, tenant_id, bundle_id)
+        return 0
 
     async def status(self, tenant_id: str, bundle_id: str) -> bytes | None:
         """How the bundle stands as a JSON document, None when this tenant has none of that id."""
@@ -188,8 +252,8 @@ class ExportDesk:
 
     async def _pieces(self, place: str, hashes: list[str]) -> AsyncIterator[bytes]:
         """Each piece after it was hashed. Raises NoAnswer, with EVIDENCE_UNVERIFIED for one that is altered or gone."""
-        for number, expected in enumerate(hashes):
-            piece = await self._worm.get(_key(place, number))
+        for expected in hashes:
+            piece = await self._worm.get(_key(place, expected))
             if piece is None or sha256_hex(piece) != expected:
                 raise NoAnswer(Code.EVIDENCE_UNVERIFIED)
             yield piece
@@ -199,8 +263,8 @@ class ExportDesk:
             return await connection.fetchrow(_ONE, tenant_id, bundle_id)
 
 
-def _key(place: str, number: int) -> str:
-    return f"{place}/{number:06d}"
+def _key(place: str, name: str) -> str:
+    return f"{place}/{name}"
 
 
 def _json(document: Any) -> str:

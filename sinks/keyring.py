@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from schemas.canonical import canonical_plain
 from schemas.units import UnixMs, format_rfc3339, parse_rfc3339
+from sinks import notes
 from sinks.signing import (
     SignatureError,
     Signer,
@@ -46,9 +47,13 @@ class RingKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def holds_at(self, moment_ms: UnixMs) -> bool:
         """Whether what the key signed at that moment is signed."""
-        if moment_ms < parse_rfc3339(self.not_before):
+        return self.holds_within(moment_ms, moment_ms)
+
+    def holds_within(self, earliest_ms: UnixMs, latest_ms: UnixMs) -> bool:
+        """Whether what the key signed at some moment between the two is signed."""
+        if latest_ms < parse_rfc3339(self.not_before):
             return False
-        return not self.not_after or moment_ms <= parse_rfc3339(self.not_after)
+        return not self.not_after or earliest_ms <= parse_rfc3339(self.not_after)
 
 
 class Ring(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -128,6 +133,43 @@ def load(file: Path) -> Keyring:
     except OSError as cause:
         raise KeyringError(f"the key ring {file} cannot be read: {type(cause).__name__}") from cause
     return read(data)
+
+
+class RingFile:
+    """The ring in a file, read again when the file is another one than it was."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._read: tuple[tuple[int, int, int], Keyring] | None = None
+
+    def now(self) -> Keyring:
+        """The ring as the file has it now. Raises KeyringError."""
+        try:
+            found = self._file.stat()
+        except OSError:
+            return load(self._file)  # which says why it cannot be read
+        version = (found.st_ino, found.st_mtime_ns, found.st_size)
+        if self._read is None or self._read[0] != version:
+            self._read = (version, load(self._file))
+        return self._read[1]
+
+
+def verify_note(keyring: Keyring, note: str, earliest_ms: UnixMs, latest_ms: UnixMs) -> None:
+    """On return a key of the ring signed the note, one that held between the two moments (docs/evidence.md, step 9).
+
+    Where a witness of the ring saw it, that is the later moment. Raises SignatureError, also for a wrong
+    signature of any key of the ring.
+    """
+    text = notes.verify(note, keyring.public_keys())
+    names = [line.name for line in notes.parse(note)[1]]
+    witnesses = {notes.witness_name(one.key): one for one in keyring.ring.keys if one.use == WITNESS}
+    for name, line in zip(names, note.partition("\n\n")[2].split("\n"), strict=False):
+        if witness := witnesses.get(name):
+            seen_ms = UnixMs(notes.verify_cosignature(text, f"{line}\n", witness.key) * 1_000)
+            latest_ms = min(latest_ms, seen_ms) if witness.holds_at(seen_ms) else latest_ms
+    signers = [one for one in keyring.ring.keys if one.use == EVIDENCE and notes.signer_name(one.key) in names]
+    if not any(one.holds_within(earliest_ms, latest_ms) for one in signers):
+        raise SignatureError("the note is signed outside of its key's time")
 
 
 def fault_of(keyring: Keyring, signer: Signer, moment_ms: UnixMs) -> str:

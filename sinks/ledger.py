@@ -10,6 +10,7 @@ from schemas.decision import DecisionRecord
 from schemas.evidence import EntryKind
 from sinks import chain, meters
 from sinks.chain import Draft, Link
+from sinks.columns import column
 from sinks.faults import TakenError
 from sinks.meters import MeterName, TenantDay
 from sinks.pg import Connection, Pool
@@ -25,14 +26,27 @@ SELECT
     policy_reasons::text[], policy_hash, config_hash, score, features, contributions, ingest_ts, decided_at,
     CASE WHEN latency_ms BETWEEN 0 AND 2147483647 THEN latency_ms::integer END, prev_hash, chain_hash
 FROM unnest(
-    $1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
-    $10::text[], $11::text[], $12::text[], $13::integer[], $14::text[]::jsonb[], $15::text[]::jsonb[],
-    $16::text[]::timestamptz[], $17::text[]::timestamptz[], $18::text[], $19::text[]
+    string_to_array($1, E'\\x1f'), string_to_array($2, E'\\x1f')::bigint[], string_to_array($3, E'\\x1f'),
+    string_to_array($4, E'\\x1f'), string_to_array($5, E'\\x1f'), string_to_array($6, E'\\x1f'),
+    string_to_array($7, E'\\x1f'), string_to_array($8, E'\\x1f'), string_to_array($9, E'\\x1f'),
+    string_to_array($10, E'\\x1f'), string_to_array($11, E'\\x1f')::integer[],
+    string_to_array($12, E'\\x1f')::jsonb[], string_to_array($13, E'\\x1f')::jsonb[],
+    string_to_array($14, E'\\x1f')::timestamptz[], string_to_array($15, E'\\x1f')::timestamptz[],
+    string_to_array($16, E'\\x1f'), string_to_array($17, E'\\x1f'), $18::text[], $19::text[]
 ) AS d (
-    tenant_id, decision_id, event_id, trace_id, request_id, agent_id, source, verdict, policy_code, policy_reasons,
-    policy_hash, config_hash, score, features, contributions, ingest_ts, decided_at, prev_hash, chain_hash
+    tenant_id, decision_id, event_id, trace_id, request_id, agent_id, verdict, policy_code, policy_hash, config_hash,
+    score, features, contributions, ingest_ts, decided_at, prev_hash, chain_hash, source, policy_reasons
 )
 CROSS JOIN LATERAL (SELECT extract(epoch FROM decided_at - ingest_ts) * 1000) AS elapsed (latency_ms)
+"""
+# LATERAL with LIMIT is a look-up per event. A plain join is free to read a whole tenant when the statistics are stale.
+_DECIDED = """
+SELECT d.tenant_id, d.event_id, found.entry
+FROM unnest($2::text[], $3::text[]) AS d (tenant_id, event_id)
+CROSS JOIN LATERAL (
+    SELECT c.entry FROM chain_entries AS c
+    WHERE c.tenant_id = d.tenant_id AND c.event_id = d.event_id AND c.kind = $1 LIMIT 1
+) AS found
 """
 _json = msgspec.json.Encoder()
 
@@ -41,28 +55,53 @@ class DecisionLedger:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def record(self, records: Sequence[DecisionRecord]) -> None:
+    async def record(self, records: Sequence[DecisionRecord]) -> list[bool]:
         """Commit everything about these decisions; an event that has been decided before is left as it is.
 
-        Raises NoAnswer when the database is away: the commit may have taken effect, and recording
+        True for each record whose event is decided with another body: its key had gone, so its id was
+        accepted once more. Raises NoAnswer when the database is away: the commit may have taken effect, and recording
         again has the effect of once. Raises Refusal when a record can never be stored: none was.
         """
         drafts = [_draft(record) for record in records]
         # Redeliveries are rare, and looking for them costs what chaining costs (20 ms for 213 rows while the statistics
         # are young): the unique key finds them as well.
         try:
-            await self._record(records, drafts, looking=False)
+            return await self._record(records, drafts, looking=False)
         except TakenError:
-            await self._record(records, drafts, looking=True)
+            return await self._record(records, drafts, looking=True)
 
-    async def _record(self, records: Sequence[DecisionRecord], drafts: Sequence[Draft], *, looking: bool) -> None:
+    async def _record(self, records: Sequence[DecisionRecord], drafts: Sequence[Draft], *, looking: bool) -> list[bool]:
         tenant_ids = sorted({record.tenant_id for record in records})
         async with self._pool.writing(tenant_ids, "decisions", "insert") as connection:
             links = await chain.append(connection, EntryKind.DECISION, drafts, looking=looking)
             fresh = [(record, link) for record, link in zip(records, links, strict=True) if link is not None]
             if fresh:
-                await connection.execute(_INSERT, *zip(*(_row(record, link) for record, link in fresh), strict=True))
+                named = zip(*(_row(record, link) for record, link in fresh), strict=True)
+                sources = [record.source for record, _ in fresh]
+                reasons = [_array_literal(record.policy_reasons) for record, _ in fresh]
+                await connection.execute(_INSERT, *map(column, named), sources, reasons)
                 await _meter(connection, [record for record, _ in fresh])
+            known = [record for record, link in zip(records, links, strict=True) if link is None]
+            bodies = await _decided_bodies(connection, known) if known else {}
+        return [bodies.get(_identity(record), record.body_sha256) != record.body_sha256 for record in records]
+
+
+class _Bound(msgspec.Struct):
+    """What is asked of an entry."""
+
+    body_sha256: str
+
+
+async def _decided_bodies(connection: Connection, records: Sequence[DecisionRecord]) -> dict[tuple[str, str], str]:
+    """The hash of the body with which each of these events was decided, as its entry binds it."""
+    rows = await connection.fetch(_DECIDED, EntryKind.DECISION, *zip(*map(_identity, records), strict=True))
+    return {
+        (row["tenant_id"], row["event_id"]): msgspec.json.decode(row["entry"], type=_Bound).body_sha256 for row in rows
+    }
+
+
+def _identity(record: DecisionRecord) -> tuple[str, str]:
+    return record.tenant_id, record.event_id
 
 
 def _draft(record: DecisionRecord) -> Draft:
@@ -81,7 +120,8 @@ def _draft(record: DecisionRecord) -> Draft:
     )
 
 
-def _row(record: DecisionRecord, link: Link) -> tuple[str | int | None, ...]:
+def _row(record: DecisionRecord, link: Link) -> tuple[str | int, ...]:
+    """All but the free texts."""
     return (
         record.tenant_id,
         link.seq,
@@ -89,10 +129,8 @@ def _row(record: DecisionRecord, link: Link) -> tuple[str | int | None, ...]:
         record.trace_id,
         record.request_id,
         record.agent_id,
-        record.source,
         record.verdict,
         record.policy_code,
-        _array_literal(record.policy_reasons),
         record.policy_hash,
         record.config_hash,
         record.score,

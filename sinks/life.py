@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from schemas.codes import DeadReason
+from schemas.evidence import EntryKind
 from schemas.units import UnixMs, format_rfc3339
 from sinks.pg import Connection, Pool
 
@@ -55,6 +56,10 @@ class _Sent(msgspec.Struct):
     agent_id: str | None = None
 
 
+class _Bound(msgspec.Struct):
+    body_sha256: str
+
+
 class OutcomeCounts(NamedTuple):
     """A tenant's events as the tables know them; those still in the ingest stream are in neither count."""
 
@@ -87,7 +92,7 @@ class Lives:
             {
                 "tenant_id": tenant_id,
                 "event_id": event_id,
-                "outcome": _outcome(bool(one["decisions"]), many["ingest_dlq"]),
+                "outcome": _outcome(one, many),
                 **{table: rows[0] if rows else None for table, rows in one.items()},
                 **many,
             }
@@ -103,11 +108,21 @@ def _is_of(agent_id: str, one: dict[str, list[dict[str, Any]]]) -> bool:
     return any(body.agent_id == agent_id for body in bodies)
 
 
-def _outcome(decided: bool, letters: list[dict[str, Any]]) -> str:
-    if decided:
+def _outcome(one: dict[str, list[dict[str, Any]]], many: dict[str, list[dict[str, Any]]]) -> str:
+    """What became of the message the key names. One that took the id of a decided event, whose key had gone, is dead
+    of that: the decision is of another body."""
+    reused = _is_reused(one["event_keys"], many["chain_entries"])
+    if one["decisions"] and not reused:
         return "decided"
-    own = any(letter["reason_code"] != DeadReason.EVENT_ID_CONFLICT for letter in letters)
+    own = any(reused or letter["reason_code"] != DeadReason.EVENT_ID_CONFLICT for letter in many["ingest_dlq"])
     return "dead" if own else "in_flight"
+
+
+def _is_reused(keys: list[dict[str, Any]], entries: list[dict[str, Any]]) -> bool:
+    decided = [entry["entry"] for entry in entries if entry["kind"] == EntryKind.DECISION]
+    return any(
+        msgspec.json.decode(entry, type=_Bound).body_sha256 != key["body_sha256"] for entry in decided for key in keys
+    )
 
 
 async def _rows(connection: Connection, query: str, tenant_id: str, event_id: str) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 The chain, the decisions and the sealed artifacts are never touched: an entry still proves what
 happened after the raw event has gone. All deletes run as the role `fg_retention`, which may read and
-delete in three tables, one tenant at a time, and nothing else.
+delete in three tables, one tenant at a time, and nothing else. What is old, the database's clock says.
 """
 
 import json
@@ -148,7 +148,8 @@ class Retention:
         """On return the day's partition is gone; how many events each of those tenants had in it.
 
         Each has been told so among its operator actions, in the same commit. The database works out
-        once more that the day is over, and refuses (UnexpectedAnswerError) when it is not.
+        once more, by these rules' days and its own clock, that the day is over, and refuses
+        (UnexpectedAnswerError) when it is not.
         """
         dropped: dict[str, int] = {}
         async with self._pool.lent() as connection, connection.transaction():

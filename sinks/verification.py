@@ -15,7 +15,7 @@ from sinks.signing import SignatureError
 from sinks.worm import Worm
 
 TAIL_ENTRIES = 1_000
-ROLLED_BACK, FORKED = "EVIDENCE_ROLLED_BACK", "EVIDENCE_FORKED"
+ROLLED_BACK, FORKED, LOST = "EVIDENCE_ROLLED_BACK", "EVIDENCE_FORKED", "EVIDENCE_LOST"
 _leaves = msgspec.json.Decoder(tuple[Leaf, ...])
 
 _HEAD = "SELECT seq, chain_hash FROM chain_heads WHERE tenant_id = $1"
@@ -54,14 +54,19 @@ class Verification:
         self._worm = worm
 
     async def rollback_of(self, partition: int) -> str:
-        """A code and a sentence when the WORM store knows more, or another thing, than the database; else empty."""
+        """A code and a sentence when the WORM store knows more than the database, less or other things; else empty."""
         last = await self._checkpoints.last(partition)
         number = last.number if last else 0
         if await self._worm.get(round_key(partition, number + 1)) is not None:
             now = await self._checkpoints.last(partition)  # another worker may just have made it
             if (now.number if now else 0) <= number:
                 return f"{ROLLED_BACK}: the WORM store holds a round after {number} of partition {partition}"
-        if last is not None and await self._worm.get(last.key) not in {None, last.data}:
+        if last is None:
+            return ""
+        held = await self._worm.get(last.key)
+        if held is None and last.stored:
+            return f"{LOST}: the WORM store lacks round {number} of partition {partition}, which was put into it"
+        if held not in {None, last.data}:
             return f"{FORKED}: the WORM store holds another round {number} of partition {partition}"
         return ""
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from schemas.codes import DeadReason
 from schemas.subjects import (
     STREAM_ADVISORIES,
     STREAM_DECIDE,
@@ -24,35 +25,51 @@ RETRY_WINDOW = 64
 ADVISORY_CONSUMER = "advisories"
 
 _AWAY = "the stage pauses and asks the dependency itself; no attempt is spent"
+_UNPROVEN = "parked 5 s until others get through; no attempt is spent"
 _SUSPECT = "suspect: attempt first, then run, in ever smaller company; at last Dead(retry_budget_exhausted)"
 _EVENT_ERRORS: Mapping[str, str] = MappingProxyType(
     {
         "dependency away": _AWAY,
         "next queue full for the tenant": "parked 1 s; no attempt is spent",
         "refused by the store": "the batch is halved until the event is alone, then Dead(reason)",
+        "no answer, and none for others": _UNPROVEN,
         "no answer for this event alone": "attempt, then Later by the backoff, at last Dead(retry_budget_exhausted)",
         "worker ended meanwhile": _SUSPECT,
         "unreadable": "Dead(poison)",
+    }
+)
+_EVIDENCE_ERRORS: Mapping[str, str] = MappingProxyType(
+    {
+        **_EVENT_ERRORS,
+        "no answer for this event alone": "attempt, then Later by the backoff, at last by its longest wait for ever",
+        "worker ended meanwhile": "suspect: attempt first, then run, in ever smaller company; at last the longest wait",
     }
 )
 _LETTER_ERRORS: Mapping[str, str] = MappingProxyType(
     {
         "dependency away": _AWAY,
         "no answer for this letter alone": "parked 20 s, as often as it takes: nothing lies deeper",
-        "worker ended meanwhile": _SUSPECT,
+        "refused by the store": "the batch is halved until the letter is alone, then parked 20 s, as often as it takes",
+        "worker ended meanwhile": "run again, as often as it takes: nothing lies deeper",
         "unreadable": "buried as a letter of its own, reason poison",
     }
 )
 _RETRY_ERRORS: Mapping[str, str] = MappingProxyType(
     {
-        "dependency away": _AWAY,
-        "the stage has a dead-letter storm": "parked 1 s; no attempt is spent",
-        "no answer for this event alone": "Later by the backoff, at last Dead(retry_budget_exhausted)",
+        "dependency away, next queue full": "scheduled anew after 5 s; no attempt is spent",
+        "the stage pauses or has a dead-letter storm": "scheduled anew after 5 s; no attempt is spent",
+        "no answer, and none for others": _UNPROVEN,
+        "no answer for this event alone": "Later by the backoff, at last as its stage has it",
         "unreadable": "Dead(poison)",
     }
 )
 _ADVISORY_ERRORS: Mapping[str, str] = MappingProxyType(
-    {"dependency away": _AWAY, "unreadable": "reported and left out: it names no event"}
+    {
+        "dependency away": _AWAY,
+        "of a consumer that is not ours": "reported and left out: it settles nothing",
+        "of FG_EVENTS or FG_DLQ": "the message is stored there once more: it is owed still",
+        "unreadable": "reported and left out: it names no event",
+    }
 )
 
 
@@ -61,8 +78,8 @@ class StageBudget:
     """One stage's limits. `window` is W, the deliveries its consumer may have unacknowledged (DESIGN decision 6).
 
     `attempts_max` within `attempts_window_s` are an event's own failures; what is not its own costs
-    it nothing. Without `backoff_ms` the stage has no retry lane. `errors` says what each class of
-    error becomes.
+    it nothing. Without `backoff_ms` the stage has no retry lane. `buries` are the reasons for which it
+    lets an event end dead. `errors` says what each class of error becomes.
     """
 
     stage: str
@@ -79,6 +96,7 @@ class StageBudget:
     """Runners: each takes every n-th partition and works its batches one after the other, so that a tenant's
     events keep their order while small batches of many partitions share a transaction."""
     errors: Mapping[str, str]
+    buries: frozenset[DeadReason] = frozenset(DeadReason)
 
     def stream(self, partition: int, settings: StreamSettings) -> str:
         """The stream this stage reads that partition from."""
@@ -122,14 +140,21 @@ def stages(settings: StreamSettings, retry: RetrySettings) -> tuple[StageBudget,
     )
     # One sealed, fsynced segment a batch and partition.
     evidence = replace(
-        dedupe, stage="evidence", subject="fg.events", batch_messages_max=1_000, linger_ms=1_000, lanes=4
+        dedupe,
+        stage="evidence",
+        subject="fg.events",
+        batch_messages_max=1_000,
+        linger_ms=1_000,
+        lanes=4,
+        errors=_EVIDENCE_ERRORS,
+        buries=frozenset(DeadReason) - {DeadReason.RETRY_BUDGET_EXHAUSTED},  # an entry without its artifact stays so
     )
-    letters = replace(dedupe, batch_messages_max=64, linger_ms=50, backoff_ms=(), lanes=1)
+    letters = replace(dedupe, batch_messages_max=64, linger_ms=50, attempts_max=0, backoff_ms=(), lanes=1)
     return (
         dedupe,
-        replace(dedupe, stage="decision", subject="fg.decide"),
+        replace(dedupe, stage="decision", subject="fg.decide", lanes=4),
         evidence,
-        replace(letters, stage="dlq", subject="fg.dlq", errors=_LETTER_ERRORS),
+        replace(letters, stage="dlq", subject="fg.dlq", errors=_LETTER_ERRORS, buries=frozenset()),
         replace(
             dedupe,
             stage="retry",
@@ -141,7 +166,7 @@ def stages(settings: StreamSettings, retry: RetrySettings) -> tuple[StageBudget,
             lanes=1,
             errors=_RETRY_ERRORS,
         ),
-        replace(letters, stage="advisory", subject="", partitioned=False, attempts_max=0, errors=_ADVISORY_ERRORS),
+        replace(letters, stage="advisory", subject="", partitioned=False, errors=_ADVISORY_ERRORS),
     )
 
 

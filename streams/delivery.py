@@ -6,6 +6,7 @@ from nats.aio.msg import Msg
 
 ACK = b"+ACK"
 IN_PROGRESS = b"+WPI"
+_DELAYED = b'-NAK {"delay": '
 REPLY_TOKENS_SHORT = 9
 REPLY_TOKENS_LONG = 11
 NS_PER_MS = 1_000_000
@@ -51,4 +52,9 @@ def _named(reply: str) -> list[str]:
 
 def delayed(delay_ms: int) -> bytes:
     """A negative acknowledgement with its delay. One without ignores every backoff: 4 deliveries in 5 ms."""
-    return b'-NAK {"delay": %d}' % (delay_ms * NS_PER_MS)
+    return b"%b%d}" % (_DELAYED, delay_ms * NS_PER_MS)
+
+
+def is_later(verb: bytes) -> bool:
+    """Whether a verb lets its delivery come again."""
+    return verb.startswith(_DELAYED)

@@ -134,7 +134,7 @@ class Inbox:
         await self._unbind()
         try:
             if self._pin:
-                await self._consumer.hand_back(self._pin, buffered)
+                await self._consumer.hand_back(self._pin, buffered, self._seen_seq)
         except (NoAnswer, ApiError) as failure:
             log.warning("consumer %s is left without a word: %s", self._name, failure)
 

@@ -42,13 +42,15 @@ class Keeper:
         self._inboxes.append(made)
         return made
 
-    async def run(self, stopping: asyncio.Event) -> None:
-        """Tend until `stopping` is set: a stage busy with one long batch stays the owner of its partitions."""
-        while not stopping.is_set():
+    async def run(self, ended: asyncio.Event) -> None:
+        """Tend until `ended`, set once the runners have: a stage busy with one long batch stays the owner of its
+        partitions, also while it stops.
+        """
+        while not ended.is_set():
             await asyncio.gather(*(inbox.tend() for inbox in self._inboxes))
             try:
                 async with asyncio.timeout(TICK_S):
-                    await stopping.wait()
+                    await ended.wait()
             except TimeoutError:
                 continue
 

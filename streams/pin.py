@@ -78,10 +78,11 @@ class Consumer:
         """On return everything above the ack floor is undelivered; the pin stays."""
         await self._jetstream.api(f"CONSUMER.RESET.{self._name}", None, dict)
 
-    async def hand_back(self, pin: str, unsettled: int) -> None:
+    async def hand_back(self, pin: str, unsettled: int, seen_seq: int) -> None:
         """On return nobody is pinned by us, and nothing is delivered and unsettled. `unsettled` is what should be left.
 
         Nobody answers an acknowledgement: those just sent may need a moment, and what is not seen settled comes again.
+        A pin that is nobody's any more is handed back too, unless more was delivered since than the `seen_seq` we saw.
         """
         state = await self.state()
         for _ in range(SETTLING_LOOKS_MAX):
@@ -89,11 +90,13 @@ class Consumer:
                 break
             await asyncio.sleep(SETTLING_S)
             state = await self.state()
-        if state.pinned != pin:
+        lapsed = not state.pinned and state.delivered.stream_seq <= seen_seq
+        if state.pinned != pin and not lapsed:
             return
         if state.num_ack_pending > 0:
             await self.reset()
-        await self._jetstream.api(f"CONSUMER.UNPIN.{self._name}", {"group": PIN_GROUP}, dict)
+        if not lapsed:
+            await self._jetstream.api(f"CONSUMER.UNPIN.{self._name}", {"group": PIN_GROUP}, dict)
 
     async def nudge(self, state: ConsumerState) -> None:
         """Let the oldest unsettled delivery come again at once, so that somebody is pinned by it.

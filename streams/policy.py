@@ -6,6 +6,7 @@ Nothing here can fail open: only an answer that says `allow` in exactly the agre
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -75,6 +76,10 @@ def read_answer(result: bytes | str) -> PolicyAnswer:
     return NO_ANSWER if answer.reasons else PolicyAnswer(PolicyCode.POLICY_ALLOW, ())
 
 
+_read_own_answer = lru_cache(maxsize=256)(read_answer)
+"""For the engine in this process: its rules have few answers, most of them the same."""
+
+
 def no_answer(cause: str) -> PolicyAnswer:
     """The deny for an engine that failed, with a log line that says how; the event must not be in `cause`."""
     log.warning("the policy gave no answer: %s", cause, extra={"error_code": NO_ANSWER.code.value})
@@ -125,8 +130,12 @@ class EmbeddedPolicy:
             self._machine.set_data_json(files.data)
             probe = self._run({})
         except RuntimeError as cause:
+            vars(self).pop("_machine", None)
             raise PolicyError(sentence_of(cause)) from cause
+        finally:
+            del engine  # of this thread: kept by a traceback it could be freed by another one
         if probe == NO_ANSWER:
+            del self._machine  # for the same reason
             raise PolicyError(f"{ENTRY_POINT} must be an object of `allow` and, when it denies, `reasons`")
         self.policy_hash = files.policy_hash
         self._directory = directory
@@ -168,4 +177,4 @@ class EmbeddedPolicy:
         # As JSON, never as Python objects: the engine's own conversion crashes the process on a lone surrogate.
         self._machine.set_input_json(msgspec.json.encode(document).decode())
         result = self._machine.execute()
-        return NO_RULE if result == _UNDEFINED else read_answer(result)
+        return NO_RULE if result == _UNDEFINED else _read_own_answer(result)

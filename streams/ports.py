@@ -72,9 +72,10 @@ class EventKeys(Protocol):
 
 
 class Ledger(Protocol):
-    async def record(self, records: Sequence[DecisionRecord]) -> None:
+    async def record(self, records: Sequence[DecisionRecord]) -> list[bool]:
         """Commit decision, chain entry, outbox row and meters of each record, once per (tenant, event).
 
+        True for each record whose event is decided with another body; nothing came of that record.
         Raises NoAnswer and Refusal; after either, recording again has the effect of once.
         """
 

@@ -6,7 +6,9 @@ it again under the same id, and consumers are idempotent by (tenant, sequence) b
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -24,6 +26,11 @@ SWEEP_S = 2.0
 GATHER_S = 0.2
 """Rows committed meanwhile, of any partition, share a batch: each one costs the broker a dozen file operations."""
 PAUSE_S = 1.0
+BACKLOG_ROWS = 256
+"""So many committed at once say that as many more wait to be decided: with less, no batch becomes so full."""
+BACKLOG_S = 1.0
+GIVE_WAY_S_MAX = 10.0
+"""What was accepted is decided first; what is decided waits in the outbox, safe, but no longer than this."""
 
 
 class Relay:
@@ -34,16 +41,20 @@ class Relay:
         self._events = events
         self._due: set[int] = set(range(PARTITIONS))
         self._wake = asyncio.Event()
+        self._backlog_s = -math.inf
 
-    def committed(self, partitions: set[int]) -> None:
-        """Rows of these partitions were committed."""
+    def committed(self, partitions: set[int], rows: int = 0) -> None:
+        """Rows of these partitions were committed, `rows` of them decided together."""
         self._due |= partitions
+        if rows >= BACKLOG_ROWS:
+            self._backlog_s = asyncio.get_running_loop().time()
         self._wake.set()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Relay until `stopping` is set. A store or stream that is away is waited for; the rows stay."""
         while not stopping.is_set():
             await asyncio.sleep(GATHER_S)
+            await self._give_way(stopping)
             due, self._due = self._due, set()
             self._wake.clear()
             try:
@@ -62,16 +73,24 @@ class Relay:
             except TimeoutError:
                 self._due.update(range(PARTITIONS))  # rows left by a crash have nobody to announce them
 
+    async def _give_way(self, stopping: asyncio.Event) -> None:
+        """Return once no backlog is being decided any more, `stopping` is set, or enough was waited."""
+        now_s = asyncio.get_running_loop().time
+        until_s = now_s() + GIVE_WAY_S_MAX
+        while (left_s := min(until_s, self._backlog_s + BACKLOG_S) - now_s()) > 0 and not stopping.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await stopping.wait()
+
     async def _publish(self, rows: Sequence[OutboxRow]) -> None:
-        outcomes = await asyncio.gather(
-            *(
-                self._events.submit(
-                    lane(row.tenant_id).events, f"{row.tenant_id}/{row.seq}", msgspec.json.encode(_event_of(row)), ""
-                )
-                for row in rows
+        submitted = [
+            self._events.submit(
+                lane(row.tenant_id).events, f"{row.tenant_id}/{row.seq}", msgspec.json.encode(_event_of(row)), ""
             )
-        )
-        for outcome in outcomes:
+            for row in rows
+        ]
+        for future in submitted:  # one after the other: gathering them would cost a callback each
+            outcome = await future
             if isinstance(outcome, Refused):
                 raise NoAnswer(outcome.code)
 

@@ -7,23 +7,26 @@ tenant's cap no longer, and holds nobody up.
 
 import asyncio
 import base64
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from schemas.answers import NoAnswer
+from schemas.answers import NoAnswer, NotNow
 from schemas.codes import Code, DeadReason
 from schemas.envelope import RetryTask
-from schemas.fate import Dead, Fate
+from schemas.fate import Dead, Fate, Later
 from schemas.subjects import lane, tenant_of
 from schemas.units import Clock, UnixMs, format_rfc3339
 from streams.budgets import PARKED_MS
-from streams.delivery import Delivery, delayed
+from streams.delivery import ACK, Delivery, delayed, is_later
 from streams.jetstream import JetStream
-from streams.ports import Settler
+from streams.ports import RetryLane, Settler
 from streams.settings import StreamSettings
 from streams.wire import decode_ack
-from streams.work import StageWork
+from streams.work import Stage, StageWork
+
+log = logging.getLogger("streams")
 
 HEADERS_BYTES_MAX = 1_024
 """What a message's headers, which count towards its size, take at most."""
@@ -72,16 +75,79 @@ class ScheduledRetries:
         return True
 
 
+class LaneSettler:
+    """Settles what is in hand at the desk: what is to come again is scheduled anew instead.
+
+    Those that wait would otherwise fill the lane's window, and one tenant's or one stage's would hold
+    up the retries of all others.
+    """
+
+    def __init__(self, broker: Settler, lane: RetryLane, wait_ms: int) -> None:
+        self._broker = broker
+        self._lane = lane
+        self._wait_ms = wait_ms
+        self._in_hand: tuple[RetryTask, Delivery] | None = None
+
+    @property
+    def connected(self) -> bool:
+        return self._broker.connected
+
+    def take(self, task: RetryTask, delivery: Delivery) -> None:
+        """This is in hand from now on: the task, and the delivery it stands for."""
+        self._in_hand = task, delivery
+
+    async def settle(self, settlements: Iterable[tuple[str, bytes]]) -> None:
+        """Raises NoAnswer; settling again schedules nothing twice."""
+        await self._broker.settle([(reply, await self._instead(reply, verb)) for reply, verb in settlements])
+
+    async def _instead(self, reply: str, verb: bytes) -> bytes:
+        if not is_later(verb) or self._in_hand is None:
+            return verb
+        task, delivery = self._in_hand
+        if delivery.reply != reply:
+            return verb
+        return ACK if await self._lane.schedule(task.stage, delivery, task.attempt, self._wait_ms) else verb
+
+
+class Impatient:
+    """A stage as the desk runs it: while its dependencies are away its event waits for them, and the desk does not."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.name = stage.name
+        self._stage = stage
+
+    async def ready(self) -> bool:
+        """It waits for nothing."""
+        return True
+
+    async def run(self, deliveries: Sequence[Delivery]) -> list[Fate]:
+        try:
+            return await self._stage.run(deliveries)
+        except NoAnswer as failure:
+            if not isinstance(failure, NotNow) and await self._stage.ready():
+                raise
+            return [Later(failure.code, PARKED_MS)] * len(deliveries)
+
+
 class RetryDesk:
     """Runs what comes back through the stage it failed in: attempt first, alone, settled by its fate."""
 
     name = "retry"
 
-    def __init__(self, works: Mapping[str, StageWork], broken: StageWork, broker: Settler) -> None:
-        """`works` by stage; `broken` is the work of `BrokenTasks`, for what names none of them."""
+    def __init__(
+        self,
+        works: Mapping[str, StageWork],
+        broken: StageWork,
+        settler: LaneSettler,
+        paused_of: Callable[[str], bool],
+    ) -> None:
+        """`works` by stage, with `settler` as their broker; `broken` is the work of `BrokenTasks`, for what names none
+        of them. `paused_of` says whether a stage waits for its dependencies, as its own runners have found.
+        """
         self._works = works
         self._broken = broken
-        self._broker = broker
+        self._settler = settler
+        self._paused_of = paused_of
 
     @property
     def paused(self) -> bool:
@@ -94,14 +160,19 @@ class RetryDesk:
             work = self._works.get(task.stage) if task is not None else None
             if task is None or work is None:
                 await self._broken.work([delivery], stopping)
-            elif work.guard.storm:
-                await self._park(delivery)
+                continue
+            failed = _unwrapped(task, delivery)
+            self._settler.take(task, failed)
+            if work.guard.storm or self._paused_of(task.stage):
+                await self._put_off(failed)
             else:
-                await work.work([_unwrapped(task, delivery)], stopping)
+                await work.work([failed], stopping)
 
-    async def _park(self, delivery: Delivery) -> None:
-        if self._broker.connected:  # else it comes again anyway
-            await self._broker.settle([(delivery.reply, delayed(PARKED_MS))])
+    async def _put_off(self, delivery: Delivery) -> None:
+        try:
+            await self._settler.settle([(delivery.reply, delayed(PARKED_MS))])
+        except NoAnswer as failure:  # it comes again when its ack_wait is over
+            log.info("a retry waits where it is", extra={"error_code": failure.code.value})
 
 
 class BrokenTasks:

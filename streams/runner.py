@@ -80,6 +80,7 @@ class Runner:
                 async with asyncio.timeout(IDLE_S):
                     await self.arrived.wait()
             except TimeoutError:
+                self._guard.taken(0)
                 return []
         if sum(len(inbox) for inbox in self._inboxes) < self._budget.batch_messages_max:
             await asyncio.sleep(self._budget.linger_ms / 1000)

@@ -1,6 +1,7 @@
 """The score: points per feature value, added up and capped. The table is the whole rule."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from schemas.decision import Contribution, Features, Score
 
@@ -27,9 +28,15 @@ POINTS: Mapping[str, Mapping[bool | str, int]] = {
 
 def score(features: Features) -> Score:
     """Add the points of each feature's value, in the table's order. A value the table does not name has none."""
+    return _score(*[features[feature] for feature in POINTS])
+
+
+@lru_cache(maxsize=4_096)
+def _score(*values: bool | str) -> Score:
+    """Features are a closed set of words, so that few combinations of them occur."""
     contributions = tuple(
-        Contribution(feature, points[features[feature]])
-        for feature, points in POINTS.items()
-        if features[feature] in points
+        Contribution(feature, points[value])
+        for (feature, points), value in zip(POINTS.items(), values, strict=True)
+        if value in points
     )
     return Score(min(sum(share.points for share in contributions), SCORE_MAX), contributions)

@@ -1,7 +1,8 @@
 """The dead-letter storm of a stage: when too many events end dead, the stage is more likely wrong than they are.
 
 Then it takes nothing new, instead of emptying its stream into the dead-letter queue. Every minute
-one delivery is let through as a probe: the stage goes on once such a one is done.
+one delivery is let through as a probe: the stage goes on once such a one is done, or when there is
+nothing left to probe with.
 """
 
 from collections import deque
@@ -13,15 +14,26 @@ from schemas.fate import Dead, Fate, Later
 ENDS_MAX = 200
 ENDS_MIN = 50
 PROBE_S = 60.0
+UNTAKEN_S = 10.0
+"""A probe that no runner of the stage had a delivery for in this time has none to wait for."""
+
+
+def unreported(storm: bool) -> None:
+    """For guards whose storms somebody else looks at."""
+    del storm
 
 
 class StormGuard:
     """Counts the ends of one stage's deliveries, whichever of its runners they came through."""
 
-    def __init__(self, ratio: float, now_s: Callable[[], float]) -> None:
-        """A storm is `ratio` of the last ENDS_MAX ends dead, of at least ENDS_MIN. `now_s` never goes back."""
+    def __init__(self, ratio: float, now_s: Callable[[], float], changed: Callable[[bool], None] = unreported) -> None:
+        """A storm is `ratio` of the last ENDS_MAX ends dead, of at least ENDS_MIN. `now_s` never goes back.
+
+        `changed` is told when a storm begins (True) and when it ends.
+        """
         self._ratio = ratio
         self._now_s = now_s
+        self._changed = changed
         self._dead: deque[bool] = deque(maxlen=ENDS_MAX)
         self._next_probe_s = 0.0
         self._probing = False
@@ -34,10 +46,14 @@ class StormGuard:
         return min(1, wanted) if self._now_s() >= self._next_probe_s else 0
 
     def taken(self, count: int) -> None:
-        """So many deliveries were taken."""
-        if self.storm and count:
+        """So many deliveries were taken. 0: there was none to take."""
+        if not self.storm:
+            return
+        if count:
             self._probing = True
             self._next_probe_s = self._now_s() + PROBE_S
+        elif self._now_s() >= self._next_probe_s + UNTAKEN_S:
+            self._turn(storm=False)
 
     def ended(self, fates: Sequence[Fate]) -> None:
         """Deliveries ended so. In a storm only the probe's end says anything: others were in hand before it."""
@@ -46,13 +62,19 @@ class StormGuard:
             return
         if not self.storm:
             self._dead.extend(dead)
-            self.storm = len(self._dead) >= ENDS_MIN and sum(self._dead) >= self._ratio * len(self._dead)
-            if self.storm:
+            if len(self._dead) >= ENDS_MIN and sum(self._dead) >= self._ratio * len(self._dead):
                 self._dead.clear()
                 self._next_probe_s = self._now_s() + PROBE_S
+                self._turn(storm=True)
         elif self._probing:
             self._probing = False
-            self.storm = any(dead)
+            if not any(dead):
+                self._turn(storm=False)
+
+    def _turn(self, *, storm: bool) -> None:
+        self.storm = storm
+        self._probing = False
+        self._changed(storm)
 
 
 def _counts_as_dead(fate: Fate) -> bool:

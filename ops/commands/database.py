@@ -24,13 +24,13 @@ async def _run(target: DatabaseTarget, action: Callable[[Pool], Awaitable[T]]) -
     pool = await Pool.open(PostgresSettings(dsn=target.dsn, pool_size=1, statement_cache_size=0))
     try:
         return await action(pool)
-    except NoAnswer as problem:
-        raise click.ClickException(
-            "the database does not answer: does it run, and does FG_ADMIN_POSTGRES_DSN name it? See `frostgate doctor`"
-        ) from problem
     except UnexpectedAnswerError as problem:
         raise click.ClickException(
             f"the database refuses: {problem}. Check FG_ADMIN_POSTGRES_DSN, and run `frostgate migrate` first"
+        ) from problem
+    except NoAnswer as problem:
+        raise click.ClickException(
+            "the database does not answer: does it run, and does FG_ADMIN_POSTGRES_DSN name it? See `frostgate doctor`"
         ) from problem
     finally:
         await pool.close()

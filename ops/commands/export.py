@@ -1,8 +1,11 @@
 """`frostgate export`: a tenant's evidence as one file that anybody can verify."""
 
+import errno
 import json
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -14,9 +17,11 @@ from ops.commands.target import data_dir_option, database_target, json_option, s
 from ops.evidence_files import CheckpointSecretError
 from ops.exporter import NotReadyError, Patience, bundler_of, until_ready
 from ops.settings import Settings
+from schemas.answers import NoAnswer, Refusal
 from schemas.ids import is_tenant_id
 from schemas.units import format_rfc3339, parse_rfc3339
 from sinks.bundle_range import NothingToExportError, Standing, range_of
+from sinks.bundle_tar import TooLargeError
 from sinks.bundles import BundleError, Wanted, Written
 from sinks.exports import Exports
 from sinks.keyring import KeyringError
@@ -49,6 +54,8 @@ class Asked(NamedTuple):
     ingested_to: str
     include_trace: bool
     wait_s: float
+    output: Path
+    force: bool
 
 
 @click.command(
@@ -59,7 +66,7 @@ Example:
   python scripts/verify_data_plane_hashchain.py evidence.tar --root FINGERPRINT
 
 Exit status: 0 written; 1 nothing written: no such evidence, not sealed in time, or not what was
-signed; 2 usage or configuration."""
+signed; or written, and not noted in the database; 2 usage or configuration."""
 )
 @click.option("--tenant", help="Whose evidence.  [default: the tenant of the running stack]")
 @click.option("--from", "ingested_from", type=Moment(), default="", help="From the first event received then or later.")
@@ -95,10 +102,10 @@ def export(  # noqa: PLR0913  (an option each)
         raise click.UsageError("whose evidence? pass --tenant with a tenant id")
     if output.exists() and not force:
         raise click.UsageError(f"{output} is there already: pass --force to replace it")
-    asked = Asked(tenant_id, ingested_from, ingested_to, include_trace, wait_s)
-    written = _to_file(
-        output, lambda file: on_database(target, lambda pool: _write(pool, settings, asked, file)), tenant_id
-    )
+    asked = Asked(tenant_id, ingested_from, ingested_to, include_trace, wait_s, output, force)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: whatever was begun is taken away
+    with _explained(asked):
+        written = on_database(target, lambda pool: _write(pool, settings, asked))
     if as_json:
         told = {"file": str(output), "sha256": written.sha256, "bytes": written.bytes}
         click.echo(json.dumps(told | {"predicate": written.predicate}))
@@ -108,44 +115,72 @@ def export(  # noqa: PLR0913  (an option each)
     click.echo(f"sha256 {written.sha256}")
 
 
-def _to_file(output: Path, write: Callable[[BinaryIO], Written], tenant_id: str) -> Written:
-    """Under its own name the file is whole, or it is not there."""
-    part = output.with_name(f"{output.name}.part")
+@contextmanager
+def _explained(asked: Asked) -> Iterator[None]:
+    """What keeps a bundle from being written, in words for the operator."""
     try:
-        with part.open("wb") as file:
-            written = write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(output)
+        yield
     except NothingToExportError as problem:
-        raise click.ClickException(f"tenant {tenant_id} has no evidence of that time: nothing is written") from problem
+        raise click.ClickException(
+            f"tenant {asked.tenant_id} has no evidence of that time: nothing is written"
+        ) from problem
     except NotReadyError as problem:
         raise click.ClickException(
             f"{problem}: does a worker run? It seals and covers what is committed. Nothing is written"
         ) from problem
-    except EvidenceError as problem:
+    except (EvidenceError, Refusal) as problem:
         raise click.ClickException(f"EVIDENCE_UNVERIFIED: {problem}. Nothing is written") from problem
-    except (BundleError, KeyFileError, KeyringError, CheckpointSecretError, NotADirectoryError) as problem:
+    except (
+        BundleError,
+        TooLargeError,
+        KeyFileError,
+        KeyringError,
+        CheckpointSecretError,
+        NotADirectoryError,
+    ) as problem:
         raise click.ClickException(f"{problem}. Nothing is written") from problem
     except OSError as problem:
-        raise click.ClickException(f"{output} cannot be written: {problem.strerror}") from problem
+        raise click.ClickException(f"{asked.output} cannot be written: {problem.strerror}") from problem
+
+
+@contextmanager
+def _whole(path: Path, *, replace: bool) -> Iterator[BinaryIO]:
+    """A file that gets its name, whole, when the block has ended without an exception; else nothing of it is left.
+
+    Raises OSError.
+    """
+    part = path.with_name(f".{path.name}.{new_uuid7()}.part")
+    file = part.open("xb")
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists() and not replace:
+            raise FileExistsError(errno.EEXIST, "somebody has made it meanwhile")
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    return written
 
 
-async def _write(pool: Pool, settings: Settings, asked: Asked, file: BinaryIO) -> Written:
+async def _write(pool: Pool, settings: Settings, asked: Asked) -> Written:
     clock = SystemClock()
-    bundler = bundler_of(settings.evidence, pool, clock)
-    wanted = await range_of(pool, asked.tenant_id, asked.ingested_from, asked.ingested_to)
-    await until_ready(pool, wanted, Patience(asked.wait_s, _told_waiting))
-    bundle = Wanted(new_uuid7(), wanted, asked.include_trace)
+    with _whole(asked.output, replace=asked.force) as file:
+        bundler = bundler_of(settings.evidence, pool, clock)
+        wanted = await range_of(pool, asked.tenant_id, asked.ingested_from, asked.ingested_to)
+        await until_ready(pool, wanted, Patience(asked.wait_s, _told_waiting))
+        bundle = Wanted(new_uuid7(), wanted, asked.include_trace)
 
-    async def sink(data: bytes) -> None:
-        file.write(data)
+        async def sink(data: bytes) -> None:
+            file.write(data)
 
-    written = await bundler.write(bundle, sink, _told_written)
-    await Exports(pool).keep(bundle, written, "frostgate export")
+        written = await bundler.write(bundle, sink, _told_written)
+    try:
+        await Exports(pool).keep(bundle, written, "frostgate export")
+    except NoAnswer as problem:
+        raise click.ClickException(
+            f"{asked.output} is written and whole, but the database did not take note of it: {problem}"
+        ) from problem
     return written
 
 

@@ -1,5 +1,6 @@
 """`frostgate keyring`: the public keys of evidence, signed by a root key that is kept offline."""
 
+import hashlib
 import json
 import os
 import re
@@ -11,7 +12,9 @@ import click
 
 from ops.clock import SystemClock
 from ops.commands.target import data_dir_option, json_option, settings_of
-from ops.evidence_files import RING_MODE, make_checkpoint_secret
+from ops.evidence_files import RING_MODE, CheckpointSecretError, make_checkpoint_secret, read_checkpoint_secret
+from schemas.checkpoint import tenant_key
+from schemas.ids import is_tenant_id
 from schemas.units import UnixMs
 from sinks import keyring as rings
 from sinks.durable_file import sync_directory, write_new
@@ -145,15 +148,27 @@ def add_witness(public_key: Path, root_key: Path, as_json: bool, data_dir: Path 
     epilog="""\b
 Example:
   frostgate keyring show --json
+  frostgate keyring show --tenant acme
 
-Exit status: 0 shown; 1 there is no key ring, or it proves nothing; 2 usage or configuration."""
+Exit status: 0 shown; 1 there is no key ring, or it proves nothing, or --tenant and no checkpoint secret; \
+2 usage or configuration."""
 )
+@click.option("--tenant", help="Show the fingerprint of this tenant's key too; verifiers pin it with --tenant-key.")
 @json_option
 @data_dir_option
-def show(as_json: bool, data_dir: Path | None) -> None:
+def show(tenant: str | None, as_json: bool, data_dir: Path | None) -> None:
     """Show the key ring: the root key's fingerprint, and each key with its times."""
+    if tenant is not None and not is_tenant_id(tenant):
+        raise click.UsageError("--tenant takes a tenant id")
     evidence = settings_of(data_dir).evidence
-    _show(_tried(lambda: rings.load(evidence.keyring_file)), as_json=as_json)
+    shown = _tried(lambda: rings.load(evidence.keyring_file))
+    fingerprint = "" if tenant is None else _tried(lambda: _tenant_fingerprint(evidence.checkpoint_secret_file, tenant))
+    _show(shown, as_json=as_json, tenant_key_sha256=fingerprint)
+
+
+def _tenant_fingerprint(secret_file: Path, tenant_id: str) -> str:
+    """What may be published of a tenant's key. Raises CheckpointSecretError."""
+    return hashlib.sha256(tenant_key(read_checkpoint_secret(secret_file), tenant_id)).hexdigest()
 
 
 def _rotate(evidence: EvidenceSettings, root_key: Path, overlap_ms: int) -> Keyring:
@@ -188,22 +203,26 @@ def _replace(file: Path, data: bytes) -> None:
 def _tried(action: Callable[[], _Answer]) -> _Answer:
     try:
         return action()
-    except (KeyringError, KeyFileError) as problem:
+    except (KeyringError, KeyFileError, CheckpointSecretError) as problem:
         raise click.ClickException(str(problem)) from problem
     except OSError as problem:
         name = os.fspath(problem.filename2 or problem.filename or "")
         raise click.ClickException(f"{name}: {problem.strerror}") from problem
 
 
-def _show(shown: Keyring, *, as_json: bool) -> None:
+def _show(shown: Keyring, *, as_json: bool, tenant_key_sha256: str = "") -> None:
+    """With the fingerprint of a tenant's key where there is one."""
     if as_json:
         keys = [
             {"key_id": one.key_id, "use": one.use, "not_before": one.not_before, "not_after": one.not_after}
             for one in shown.ring.keys
         ]
-        click.echo(json.dumps({"root": shown.root_fingerprint, "version": shown.ring.version, "keys": keys}))
+        document = {"root": shown.root_fingerprint, "version": shown.ring.version, "keys": keys}
+        click.echo(json.dumps(document | ({"tenant_key_sha256": tenant_key_sha256} if tenant_key_sha256 else {})))
         return
     click.echo(f"root {shown.root_fingerprint}")
     click.echo(f"version {shown.ring.version}, {shown.ring.created_at}")
     for one in shown.ring.keys:
         click.echo(f"{one.key_id}  {one.use}  {one.not_before}  {one.not_after or 'no end'}")
+    if tenant_key_sha256:
+        click.echo(f"tenant key {tenant_key_sha256}")

@@ -44,11 +44,11 @@ def migrate(as_json: bool, data_dir: Path | None) -> None:
     settings = settings_of(data_dir, Service.MIGRATE)
     try:
         outcome = asyncio.run(_migrate(settings))
+    except (MigrationError, UnexpectedAnswerError, ApiError) as problem:
+        raise click.ClickException(str(problem)) from problem
     except NoAnswer as problem:
         store = "the database" if problem.code is Code.STORE_UNAVAILABLE else "the broker"
         raise click.ClickException(f"{store} does not answer; run this again when it does") from problem
-    except (MigrationError, UnexpectedAnswerError, ApiError) as problem:
-        raise click.ClickException(str(problem)) from problem
     if as_json:
         click.echo(json.dumps(outcome._asdict()))
     else:

@@ -26,10 +26,9 @@ from streams.features import features_of
 from streams.policy import Policy
 from streams.ports import Ledger, PolicyDataOf, Store
 from streams.scoring import score
-from streams.spans import US_PER_MS, Phase, spans_of
+from streams.spans import US_PER_MS, spans_of
 
 RECORD_VERSION = 2
-PHASES = ("features", "policy", "scoring")
 _task = msgspec.json.Decoder(DecideTask)
 
 
@@ -47,9 +46,9 @@ class DecisionStage:
         config_hash: str,
         enforce: bool,
         meter: Meter,
-        committed: Callable[[set[int]], None],
+        committed: Callable[[set[int], int], None],
     ) -> None:
-        """`committed` is told the partitions that got outbox rows, after their commit.
+        """`committed` is told the partitions that got outbox rows, and how many at most, after their commit.
 
         Without `enforce` (observe mode, never in production) the verdict is always allow, and the
         policy's code and reasons say what it would have been.
@@ -68,18 +67,14 @@ class DecisionStage:
         return await self._store.ping()
 
     async def run(self, deliveries: Sequence[Delivery]) -> list[Fate]:
-        fates: list[Fate] = [DONE] * len(deliveries)
-        tasks: list[DecideTask] = []
-        for position, delivery in enumerate(deliveries):
-            task = read_task(delivery)
-            if task is None:
-                fates[position] = Dead(DeadReason.POISON)
-            else:
-                tasks.append(task)
+        fates: list[Fate] = [Dead(DeadReason.POISON)] * len(deliveries)
+        tasks = {position: task for position, one in enumerate(deliveries) if (task := read_task(one)) is not None}
         if tasks:
-            records = await self._decide_all(tasks)
-            await self._ledger.record(records)
-            self._committed({partition_of(record.tenant_id) for record in records})
+            records = await self._decide_all(list(tasks.values()))
+            conflicts = await self._ledger.record(records)
+            for position, conflict in zip(tasks, conflicts, strict=True):
+                fates[position] = Dead(DeadReason.EVENT_ID_CONFLICT) if conflict else DONE
+            self._committed({partition_of(record.tenant_id) for record in records}, len(records))
         return fates
 
     async def _decide_all(self, tasks: Sequence[DecideTask]) -> list[DecisionRecord]:
@@ -112,9 +107,9 @@ class DecisionStage:
         self._meter.add(PIPELINE_PHASE_MS, (judged - featured) * 1000, "policy")
         self._meter.add(PIPELINE_PHASE_MS, (scored - judged) * 1000, "scoring")
         self._meter.add(PIPELINE_PHASE_MS, (scored - started) * 1000, "total")
-        moments_us = [started_us + int((moment - started) * 1_000_000) for moment in (featured, judged, scored)]
-        starts_us = (started_us, *moments_us)
-        phases = [Phase(*phase) for phase in zip(PHASES, starts_us, moments_us, strict=False)]
+        moments_us = [
+            started_us + int((moment - started) * 1_000_000) for moment in (started, featured, judged, scored)
+        ]
         return DecisionRecord(
             v=RECORD_VERSION,
             tenant_id=accepted.tenant_id,
@@ -141,7 +136,7 @@ class DecisionStage:
             contributions=points.contributions,
             break_glass=accepted.break_glass,
             policy_data_sha256=added.sha256,
-            spans=spans_of(task, phases),
+            spans=spans_of(task, moments_us),
         )
 
 

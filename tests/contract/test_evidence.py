@@ -119,6 +119,19 @@ async def test_altered_evidence_is_never_told(reader: Sender, evidence: Evidence
     assert (await asked(reader)).code == Code.EVIDENCE_UNVERIFIED
 
 
+async def test_a_note_that_no_key_of_the_ring_holds_for_is_never_told(reader: Sender, evidence: Evidence) -> None:
+    await evidence.keep(reader.tenant_id, [1])
+    assert (await asked(reader)).status == 200
+    async with evidence.pool.tenant_transaction([reader.tenant_id]) as connection:
+        await connection.execute(
+            "UPDATE chain_checkpoints AS c SET cosignature = 'x' FROM chain_frontiers AS f "
+            "WHERE f.tenant_id = $1 AND (c.partition, c.checkpoint_seq) = (f.partition, f.round)",
+            reader.tenant_id,
+        )
+    answer = await asked(reader)
+    assert (answer.status, answer.code) == (500, Code.EVIDENCE_UNVERIFIED)
+
+
 async def test_foreign_unknown_and_impossible_ids_are_answered_alike(
     reader: Sender, other_sender: Sender, evidence: Evidence
 ) -> None:

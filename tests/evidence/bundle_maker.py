@@ -78,7 +78,7 @@ def envelope(payload_type: str, payload: bytes, signers: Sequence[Key]) -> bytes
     )
 
 
-def keyring(root: Key = ROOT, keys: Sequence[RingKey] = RING, *, rotated: bool = True) -> bytes:
+def keyring(root: Key = ROOT, keys: Sequence[RingKey] = RING, *, rotated: bool = True, version: int = 2) -> bytes:
     rotation = canonical(
         {
             "new_key_id": SIGNER.key_id,
@@ -104,7 +104,7 @@ def keyring(root: Key = ROOT, keys: Sequence[RingKey] = RING, *, rotated: bool =
         "root_public_key": base64.b64encode(root.public).decode(),
         "rotations": [envelope(ROTATION_TYPE, rotation, (OLD, SIGNER)).decode()] if rotated else [],
         "type": "frostgate.keyring",
-        "version": 2,
+        "version": version,
     }
     return envelope(KEYRING_TYPE, canonical(ring), (root,))
 
@@ -185,13 +185,14 @@ class Chain:
         genesis = sha256(f"fg-chain-v1\n{self.tenant_id}\nmain".encode())
         return (self.hashes[-1] if self.hashes else genesis).hex()
 
-    def grown(self, note: str = "") -> "Chain":
+    def grown(self, note: str = "", **changes: str) -> "Chain":
+        """One entry more; `changes` are what it says instead."""
         seq = len(self.entries) + 1
         record: dict[str, Any] = {"event_id": f"e-{seq}", "note": note, "tenant_id": self.tenant_id, "v": 2}
         if spans(seq):
             record["spans"] = spans(seq)
         artifact = canonical(record)
-        entry = canonical(entry_of(self.tenant_id, seq, self.prev_hash, artifact))
+        entry = canonical({**entry_of(self.tenant_id, seq, self.prev_hash, artifact), **changes})
         return Chain(
             self.tenant_id,
             (*self.entries, entry),
@@ -239,12 +240,12 @@ class Round(NamedTuple):
     note: str
 
 
-def tenant_key(tenant_id: str) -> bytes:
-    return hmac.digest(SECRET, tenant_id.encode(), "sha256")
+def tenant_key(tenant_id: str, secret: bytes = SECRET) -> bytes:
+    return hmac.digest(secret, tenant_id.encode(), "sha256")
 
 
-def leaf_of(chain: Chain, size: int) -> dict[str, Any]:
-    name = hmac.digest(tenant_key(chain.tenant_id), chain.tenant_id.encode(), "sha256").hex()
+def leaf_of(chain: Chain, size: int, secret: bytes = SECRET) -> dict[str, Any]:
+    name = hmac.digest(tenant_key(chain.tenant_id, secret), chain.tenant_id.encode(), "sha256").hex()
     return {"name": name, "root": tree_root(chain.hashes[:size]).hex(), "size": size}
 
 
@@ -289,6 +290,12 @@ def rounds_of(chain: Chain, others: Sequence[Chain], sizes: Sequence[int], *, ke
     return rounds
 
 
+def lines_of(chain: Chain, secret: bytes = SECRET) -> tuple[bytes, ...]:
+    """The one checkpoint of all of a chain, countersigned."""
+    leaf = leaf_of(chain, len(chain.entries), secret)
+    return (checkpoint_line(next_round((), (leaf,), 7), leaf),)
+
+
 # --- Bundles ---
 
 
@@ -305,6 +312,7 @@ class Recipe:
     keyring: bytes = field(default_factory=keyring)
     signer: Key = SIGNER
     head_signer: Key = SIGNER
+    secret: bytes = SECRET
     edits: tuple[tuple[str, Callable[[bytes], bytes]], ...] = ()
     claims: tuple[tuple[str, Any], ...] = ()
 
@@ -367,7 +375,7 @@ class Recipe:
             "last_seq": self.last,
             "partition": 7,
             "tenant_id": tenant_id,
-            "tenant_key": tenant_key(tenant_id).hex(),
+            "tenant_key": tenant_key(tenant_id, self.secret).hex(),
             "trace_bundle": {
                 "first_span_at": micros(min(starts)) if found else "",
                 "last_span_at": micros(max(ends)) if found else "",

@@ -12,7 +12,8 @@ import pytest
 from tests.evidence import bundle_maker as make
 from tests.evidence.loading import verifier
 
-Verify = Callable[[bytes, str | None], Any]
+Verify = Callable[..., Any]
+"""Takes a bundle and what is known from elsewhere: the root's fingerprint, the tenant key's, a key ring."""
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +27,9 @@ def verify(monkeypatch: pytest.MonkeyPatch, signatures: Callable[..., bool]) -> 
     """Verifies a bundle in memory."""
     monkeypatch.setattr(verifier, "ed25519_verifies", signatures)
 
-    def verified(data: bytes, pinned: str | None) -> Any:
-        return verifier.verify_file(io.BytesIO(data), pinned)
+    def verified(data: bytes, pinned: str | None, tenant_key: str | None = None, ring: bytes = b"") -> Any:
+        given = verifier.read_ring(ring, pinned) if ring else None
+        return verifier.verify_file(io.BytesIO(data), pinned, tenant_key, given)
 
     return verified
 

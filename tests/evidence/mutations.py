@@ -24,13 +24,18 @@ WHOLE_FILE = frozenset({"keyring.json", "manifest.json"})
 
 
 class Mutation(NamedTuple):
-    """A changed bundle. `seqs` are the first bad sequences it may be answered with, empty where none is promised."""
+    """A changed bundle. `seqs` are the first bad sequences it may be answered with, empty where none is promised.
+
+    With `pinned` the root is known from elsewhere, and a tenant key's fingerprint and a key ring where they are given.
+    """
 
     name: str
     data: bytes
     statuses: frozenset[int]
     seqs: frozenset[int] = frozenset()
     pinned: bool = True
+    tenant_key: str | None = None
+    ring: bytes = b""
 
 
 class Sample(NamedTuple):
@@ -228,32 +233,32 @@ def rearrange(choose: random.Random, sample: Sample) -> Mutation:
 def rewrite_history(choose: random.Random, sample: Sample) -> Mutation:
     """Everything from one entry on is another story, well chained and signed. The checkpoints remember."""
     first = choose.randrange(1, COUNT + 1)
-    chain = make.Chain("acme", *(part[: first - 1] for part in _parts(sample)))
+    chain = make.Chain("acme", *(part[: first - 1] for part in parts(sample)))
     while len(chain.entries) < COUNT:
         chain = chain.grown(f"rewritten {choose.random()}")
-    return _made("rewrite history", sample.recipe.but(chain=chain), {FORKED})
+    return made("rewrite history", sample.recipe.but(chain=chain), {FORKED})
 
 
-def _parts(sample: Sample) -> tuple[tuple[bytes, ...], ...]:
+def parts(sample: Sample) -> tuple[tuple[bytes, ...], ...]:
     chain = sample.recipe.chain
     return chain.entries, chain.hashes, chain.artifacts
 
 
 def cut_history(choose: random.Random, sample: Sample) -> Mutation:
     kept = choose.randrange(sample.recipe.first_seq, COUNT)
-    chain = make.Chain("acme", *(part[:kept] for part in _parts(sample)))
+    chain = make.Chain("acme", *(part[:kept] for part in parts(sample)))
     last = min(sample.recipe.last, kept)
     # A checkpoint from after the part's end proves nothing here, unless the tree ends there.
     lost = [size for size in SIZES if size <= kept and size != kept and not sample.recipe.first_seq <= size <= last]
     status = TAMPERED if lost else TRUNCATED
-    return _made("cut history", sample.recipe.but(chain=chain, last_seq=last), {status})
+    return made("cut history", sample.recipe.but(chain=chain, last_seq=last), {status})
 
 
 def fork_entries(choose: random.Random, sample: Sample) -> Mutation:
     """Two entries for one place, both linked to the same one before; the signed manifest is of that."""
     recipe = sample.recipe
     seq = choose.randrange(recipe.first_seq, recipe.last + 1)
-    before = make.Chain("acme", *(part[: seq - 1] for part in _parts(sample)))
+    before = make.Chain("acme", *(part[: seq - 1] for part in parts(sample)))
     sibling = before.grown(f"fork {choose.random()}")
     lines = {"entries.jsonl": sibling.entries[-1], "artifacts.jsonl": sibling.artifacts[-1]}
     at = seq - recipe.first_seq + choose.randrange(2)
@@ -266,7 +271,7 @@ def fork_entries(choose: random.Random, sample: Sample) -> Mutation:
         return edit
 
     edits = tuple((name, beside(name)) for name in lines)
-    return _made("fork entries", recipe.but(edits=edits), {FORKED}, {seq})
+    return made("fork entries", recipe.but(edits=edits), {FORKED}, {seq})
 
 
 def wrong_keys(choose: random.Random, sample: Sample) -> Mutation:
@@ -284,7 +289,7 @@ def wrong_keys(choose: random.Random, sample: Sample) -> Mutation:
         changed = recipe.but(checkpoints=_checkpoints(recipe, key))
     else:
         changed = recipe.but(signer=make.WITNESS)
-    return _made(f"wrong key: {what}", changed, {UNKNOWN_KEY})
+    return made(f"wrong key: {what}", changed, {TAMPERED if what == "backdated" and key is make.OLD else UNKNOWN_KEY})
 
 
 def _checkpoints(recipe: Recipe, key: make.Key) -> tuple[bytes, ...]:
@@ -316,7 +321,7 @@ def edit_checkpoints(choose: random.Random, sample: Sample) -> Mutation:
         lines[at]["leaf"]["size"] += choose.randrange(1, 9)
     else:
         lines[at]["leaf"][how] = choose.randbytes(32).hex()
-    return _made(f"checkpoint: {how}", recipe.but(checkpoints=tuple(map(make.canonical, lines))), statuses)
+    return made(f"checkpoint: {how}", recipe.but(checkpoints=tuple(map(make.canonical, lines))), statuses)
 
 
 def _bad_signature(choose: random.Random, note: str, *, last: bool) -> str:
@@ -351,7 +356,7 @@ def edit_claims(choose: random.Random, sample: Sample) -> Mutation:
         ((("created_at", "2030-06-01T00:00:00.000Z"),), OK),
     )
     claims, status = choose.choice(cases)
-    return _made(f"claim {claims[0][0]}", sample.recipe.but(claims=claims), {status})
+    return made(f"claim {claims[0][0]}", sample.recipe.but(claims=claims), {status})
 
 
 def edit_members(choose: random.Random, sample: Sample) -> Mutation:
@@ -378,7 +383,7 @@ def edit_members(choose: random.Random, sample: Sample) -> Mutation:
         cases.append(("traces.jsonl", lambda data: _line(data, seq - recipe.first_seq, b"{}"), TAMPERED, {seq}))
         cases.append(("traces.jsonl", lambda data: data + b"{}\n", TAMPERED, set()))
     name, edit, status, seqs = choose.choice(cases)
-    return _made(f"signed {name}", recipe.but(edits=((name, edit),)), {status}, seqs)
+    return made(f"signed {name}", recipe.but(edits=((name, edit),)), {status}, seqs)
 
 
 def _other_head(choose: random.Random) -> bytes:
@@ -397,7 +402,7 @@ def wear_a_name(choose: random.Random, sample: Sample) -> Mutation:
     recipe = sample.recipe.but(chain=make.Chain("acme", theirs.entries, theirs.hashes, theirs.artifacts))
     first = choose.randrange(2, COUNT + 1)
     changed = recipe.but(checkpoints=_checkpoints(recipe, make.SIGNER)[1:], first_seq=first, last_seq=COUNT)
-    return _made("wear a name", changed, {TAMPERED}, {first})
+    return made("wear a name", changed, {TAMPERED}, {first})
 
 
 def restyle(choose: random.Random, sample: Sample) -> Mutation:
@@ -438,7 +443,7 @@ def other_rings(choose: random.Random, sample: Sample) -> Mutation:
         recipe = recipe.but(keyring=make.keyring(keys=make.RING[:2]))
     else:
         recipe, pinned, status = recipe.but(keyring=make.keyring(make.OTHER_ROOT), signer=make.STRANGER), False, 5
-    return _made(f"key ring: {how}", recipe, {status})._replace(pinned=pinned)
+    return made(f"key ring: {how}", recipe, {status})._replace(pinned=pinned)
 
 
 def nothing(choose: random.Random, sample: Sample) -> Mutation:
@@ -446,38 +451,5 @@ def nothing(choose: random.Random, sample: Sample) -> Mutation:
     return Mutation("nothing", sample.recipe.tar(), frozenset({OK}), pinned=choose.random() < 0.5)
 
 
-def _made(name: str, recipe: Recipe, statuses: set[int], seqs: set[int] | None = None) -> Mutation:
+def made(name: str, recipe: Recipe, statuses: set[int], seqs: set[int] | None = None) -> Mutation:
     return Mutation(name, recipe.tar(), frozenset(statuses), frozenset(seqs or ()))
-
-
-KINDS: tuple[tuple[int, Callable[[random.Random, Sample], Mutation]], ...] = (
-    (20, flip),
-    (8, insert),
-    (8, delete),
-    (6, truncate),
-    (8, shuffle),
-    (2, cut_entries),
-    (5, exchange),
-    (5, cut_file),
-    (5, flip_frame),
-    (4, shift_file),
-    (5, rearrange),
-    (3, rewrite_history),
-    (2, cut_history),
-    (2, fork_entries),
-    (2, wrong_keys),
-    (3, edit_checkpoints),
-    (2, edit_claims),
-    (3, edit_members),
-    (2, other_rings),
-    (1, wear_a_name),
-    (2, restyle),
-    (1, nothing),
-)
-
-
-def mutate(seed: str) -> Mutation:
-    """The mutation of this seed, always the same one."""
-    choose = random.Random(seed)
-    [kind] = choose.choices([kind for _, kind in KINDS], [weight for weight, _ in KINDS])
-    return kind(choose, choose.choice(samples()))

@@ -133,6 +133,25 @@ def _wide_entry() -> bytes:
     return _with_artifact(b'{"spans":[' + b"{}," * 1_300_000 + b"{}]}")
 
 
+@pytest.mark.parametrize(
+    "span",
+    [
+        b'{"start_us":1}',
+        b'{"end_us":x,"start_us":1}',
+        b'{"end_us":1,"start_us":1x}',
+        b'{"end_us":1,"start_us":' + b"9" * 100_000 + b"}",
+    ],
+)
+def test_spans_that_are_none_have_their_verdict(span: bytes, verify: Verify) -> None:
+    assert verify(_with_artifact(b'{"event_id":"e-1","spans":[' + span + b"]}"), None).status == 6
+
+
+def test_spans_count_only_where_they_are_the_artifacts_own(verify: Verify) -> None:
+    span = b'{"end_us":1,"start_us":1}'
+    for record in (b'{"a":"b,","x\\"spans":[%b]}', b'{"a":{"b":1,"spans":[%b]}}', b'{"a":1,"spans":[],"spans_":[%b]}'):
+        assert verify(_with_artifact(record % span), None).text == "artifacts.jsonl is not what the manifest says"
+
+
 def _with_artifact(artifact: bytes) -> bytes:
     prev_hash = make.Chain("acme").prev_hash
     entry = make.canonical(make.entry_of("acme", 1, prev_hash, artifact))

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.evidence.conftest import Verify
+from tests.evidence.kinds import KINDS, mutate
 from tests.evidence.loading import SCRIPT, verifier
-from tests.evidence.mutations import KINDS, OK, Mutation, Sample, mutate, nothing, samples
+from tests.evidence.mutations import OK, Mutation, Sample, nothing, samples
 
 Kind = Callable[[random.Random, Sample], Mutation]
 IN_PROCESS = 8_300
@@ -29,7 +30,7 @@ def test_every_change_to_a_bundle_is_found_with_the_right_status(verify: Verify,
     seen: Counter[int] = Counter()
     for number in range(IN_PROCESS):
         mutation = mutate(f"{seed}-{number}")
-        verdict = verify(mutation.data, root if mutation.pinned else None)
+        verdict = verify(mutation.data, root if mutation.pinned else None, mutation.tenant_key, mutation.ring)
         assert _judged(mutation, verdict.status, verdict.seq), (f"{seed}-{number}", mutation.name, verdict)
         assert verdict.status == OK or mutation.data not in {sample.tar for sample in samples()}
         seen[verdict.status] += 1
@@ -44,9 +45,14 @@ def test_the_command_finds_the_same(tmp_path: Path, root: str, seed: str) -> Non
         mutation = mutate(f"{seed}-command-{number}")
         file = tmp_path / f"{number}.tar"
         file.write_bytes(mutation.data)
-        pinned = ("--root", root) if mutation.pinned else ()
+        known = ["--root", root] if mutation.pinned else []
+        known += ["--tenant-key", mutation.tenant_key] if mutation.tenant_key else []
+        if mutation.ring:
+            ring = file.with_suffix(".ring")
+            ring.write_bytes(mutation.ring)
+            known += ["--keyring", str(ring)]
         done = subprocess.run(
-            [sys.executable, "-I", "-S", SCRIPT, file, *pinned], capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-I", "-S", SCRIPT, file, *known], capture_output=True, text=True, timeout=60, check=False
         )
         file.unlink()
         right = (

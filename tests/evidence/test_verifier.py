@@ -179,6 +179,80 @@ def test_without_the_root_the_verdict_says_so(bundle: Path, root: str) -> None:
     assert (told["tenant_id"], told["witnessed_size"], told["first_bad_seq"]) == ("acme", 12, None)
 
 
+def test_the_tenant_keys_fingerprint_is_always_said_and_another_one_is_a_fork(bundle: Path, root: str) -> None:
+    fingerprint = hashlib.sha256(make.tenant_key("acme")).hexdigest()
+    alone, pinned = run(bundle, "--root", root), run(bundle, "--root", root, "--tenant-key", fingerprint)
+    assert (alone.returncode, "tenant key not pinned" in alone.stdout, fingerprint in alone.stdout) == (0, True, True)
+    assert (pinned.returncode, "not pinned" in pinned.stdout, fingerprint in pinned.stdout) == (0, False, True)
+    other = run(bundle, "--tenant-key", root, "--json")
+    told = json.loads(other.stdout)
+    assert (other.returncode, told["verdict"], told["tenant_key_pinned"]) == (3, "forked", True)
+    assert told["tenant_key_sha256"] == fingerprint
+
+
+def test_the_key_itself_is_no_fingerprint(verify: Verify, root: str) -> None:
+    """Otherwise one pin would fit two keys: the one it is the hash of, and the one it is."""
+    key = make.tenant_key("acme").hex()
+    assert verify(make.recipe(count=1).tar(), root, key).status == 3
+
+
+def test_a_newer_key_ring_of_the_same_root_judges_and_an_older_one_does_not(
+    tmp_path: Path, bundle: Path, root: str
+) -> None:
+    ended = (make.RingKey(make.SIGNER, not_after=make.moment(3)), *make.RING[1:])
+    rings = {"older": make.keyring(keys=ended, version=1), "newer": make.keyring(keys=ended, version=3)}
+    rings["other root"] = make.keyring(make.OTHER_ROOT, version=9)
+    for name, data in rings.items():
+        (tmp_path / name).write_bytes(data)
+    older = run(bundle, "--root", root, "--keyring", tmp_path / "older")
+    assert (older.returncode, "key ring version 2 of 2025-06-01T00:00:00.000Z\n" in older.stdout) == (0, True)
+    newer = run(bundle, "--root", root, "--keyring", tmp_path / "newer")
+    assert (newer.returncode, "key ring version 3 of" in newer.stdout) == (5, True)
+    assert run(bundle, "--keyring", tmp_path / "other root").returncode == 5
+    assert run(bundle, "--root", root, "--keyring", tmp_path / "none").returncode == 69
+    told = json.loads(run(bundle, "--json").stdout)
+    assert (told["keyring_version"], told["keyring_created_at"]) == (2, make.KEY_BEGIN)
+
+
+@pytest.mark.parametrize(
+    ("ingest_ts", "status"),
+    [
+        (make.moment(1), 0),
+        (make.moment(86_400), 0),
+        (make.moment(86_400 + 301), 1),
+        ("2026-02-30T00:00:00.000Z", 1),
+        ("2025-02-29T00:00:00.000Z", 1),
+        ("2026-01-01T24:00:00.000Z", 1),
+        ("2026-01-01T00:00:00Z", 1),
+        ("2026-01-01T00:00:00.000+00:00", 1),
+        ("", 1),
+    ],
+)
+def test_every_entry_came_at_a_moment_before_the_bundle_was_made(ingest_ts: str, status: int, verify: Verify) -> None:
+    chain = make.chain_of("acme", 3).grown(ingest_ts=ingest_ts).grown()
+    verdict = verify(make.Recipe(chain, make.lines_of(chain)).tar(), None)
+    assert (verdict.status, verdict.seq) == (status, 4 if status else None)
+
+
+def test_a_keys_end_is_held_against_the_newest_entry_and_not_the_last(verify: Verify) -> None:
+    """Up to each checkpoint as well: one signed before a later entry came stays good."""
+    chain = make.chain_of("acme", 4).grown(ingest_ts=make.moment(-86_400)).grown(ingest_ts=make.moment(1))
+    rounds = make.rounds_of(chain, (), (3, 5), key=make.OLD)
+    rounds.append(make.next_round(rounds, (make.leaf_of(chain, 6),), 7))
+    lines = tuple(
+        make.checkpoint_line(one, make.leaf_of(chain, size)) for one, size in zip(rounds, (3, 5, 6), strict=True)
+    )
+
+    def judged(ends_s: float) -> str:
+        old = make.RingKey(make.OLD, not_after=make.moment(ends_s))
+        ring = make.keyring(keys=(*make.RING[:2], old))
+        return str(verify(make.Recipe(chain, lines, keyring=ring).tar(), None).text)
+
+    assert judged(4) == "the bundle is whole"
+    assert judged(3) == "the checkpoint of 5 entries is signed outside of its key's time"
+    assert judged(2) == "the checkpoint of 3 entries is signed outside of its key's time"
+
+
 def test_every_verdict_has_its_status_and_names_the_first_bad_entry(tmp_path: Path, root: str) -> None:
     made = make.recipe(sizes=(5,))
     members = made.members()
@@ -213,6 +287,8 @@ def test_no_misuse_has_the_status_of_a_verdict(tmp_path: Path, bundle: Path) -> 
         (bundle, "--dsn", "postgres://x"),
         (bundle, "--root", "ab"),
         (bundle, "--tenant", "a"),
+        (bundle, "--tenant-key", "ab"),
+        ("--dsn", "postgres://x", "--tenant-key", "0" * 64),
         ("--no",),
     ):
         answer = run(*words)

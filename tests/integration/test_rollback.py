@@ -14,14 +14,20 @@ import pytest
 from ops.checkpointer import Checkpointer
 from ops.clock import SystemClock
 from ops.embedded import EmbeddedServers
+from ops.evidence_files import CheckpointSecretError, EvidenceFiles
 from ops.evidence_watch import EvidenceRefusedError, EvidenceWatch, GuardedLedger
 from schemas.answers import NoAnswer
 from schemas.metrics import CHAIN_FAILURES, CHECKPOINT_AGE_S
-from schemas.subjects import PARTITIONS
+from schemas.subjects import PARTITIONS, partition_of
+from schemas.units import UnixMs
+from sinks.checkpoints import Checkpoints
+from sinks.keyring import load, rotated
 from sinks.ledger import DecisionLedger
 from sinks.pg import Pool
+from sinks.signing import Signer, create_key
+from sinks.verification import Verification
 from tests.integration.sinks import make
-from tests.integration.sinks.rounds import Counted, Kit, grow, kit, know, own_postgres, pool_of
+from tests.integration.sinks.rounds import Counted, Kit, grow, kit, know, own_postgres, permitted, pool_of
 
 WORKER = (sys.executable, "-c", "from ops.cli import main; main()", "worker", "--stages", "dlq")
 
@@ -49,7 +55,7 @@ class Evidence:
             for tenant in tenants:
                 await know(operator, tenant)
                 await grow(self.pool, tenant, 300, first_event)
-        await self.checkpointer.make_rounds(range(PARTITIONS))
+        await self.checkpointer.make_rounds(range(PARTITIONS), permitted)
         assert self.checkpointer.findings == []
 
     async def restored(self, meanwhile: Callable[[], Awaitable[None]]) -> None:
@@ -150,6 +156,85 @@ async def test_a_key_ring_that_does_not_know_the_signing_key_refuses_the_start(
     evidence.kit.ring_file.write_bytes((stranger / "keyring.json").read_bytes())
     status, told = await _started(servers, evidence)
     assert (status, "SIGNING_KEY_UNKNOWN" in told, "Traceback" in told) == (1, True, False)
+
+
+async def test_a_key_signs_no_round_once_its_time_is_over_by_the_ring_as_it_is_now(evidence: Evidence) -> None:
+    tenant = make.tenant_id()
+    await evidence.more(tenant)
+    watch = evidence.watch()
+    await watch.compare()
+    assert watch.permits
+    _rotated(evidence, overlap_ms=0)
+    assert not watch.permits
+    assert [finding.partition(":")[0] for finding in watch.findings] == ["SIGNING_KEY_EXPIRED"]
+    await grow(evidence.pool, tenant, 3, 5_000)
+    with pytest.raises(NoAnswer):
+        await evidence.checkpointer.make_rounds(range(PARTITIONS), lambda: watch.permits)
+    assert await evidence.kit.checkpoints.grown([tenant]) != []
+
+
+def _rotated(evidence: Evidence, overlap_ms: int) -> Signer:
+    """The ring in its file knows one key more; the old one holds for the overlap."""
+    create_key(evidence.home / "next.pem")
+    new, now_ms = Signer.load(evidence.home / "next.pem"), SystemClock().now_ms()
+    ring_file, root, old = evidence.kit.ring_file, evidence.kit.root, evidence.kit.signer
+    times = (UnixMs(now_ms - 1), UnixMs(now_ms - 1 + overlap_ms))
+    fresh = ring_file.with_name("keyring.new")
+    fresh.write_bytes(rotated(load(ring_file), root, old, new, times).envelope)
+    fresh.replace(ring_file)
+    return new
+
+
+async def test_a_round_of_the_new_key_is_not_blamed_by_a_worker_that_read_the_ring_before(evidence: Evidence) -> None:
+    tenant = make.tenant_id()
+    await evidence.more(tenant)
+    watch = evidence.watch()
+    await watch.compare()
+    before = evidence.kit.ring_file.read_bytes()
+    new = _rotated(evidence, overlap_ms=3_600_000)
+    after = evidence.kit.ring_file.read_bytes()
+    secret = (evidence.home / "checkpoint-secret").read_bytes()
+    await grow(evidence.pool, tenant, 3, 5_000)
+    elsewhere = Checkpoints(evidence.pool, new, secret, witnessed=False)
+    assert await elsewhere.round(partition_of(tenant), [tenant]) is not None
+    await watch.check_tails()
+    assert watch.findings == []
+    evidence.kit.ring_file.write_bytes(before)
+    await watch.check_tails()
+    assert watch.findings == ["EVIDENCE_TAMPERED: 1 chains are not what they were (see the log)"]
+    evidence.kit.ring_file.write_bytes(after)
+    await watch.check_tails()
+    assert watch.findings == []
+
+
+async def test_another_checkpoint_secret_refuses_the_start_until_the_old_one_is_back(evidence: Evidence) -> None:
+    await evidence.more(make.tenant_id())
+    secret = evidence.home / "checkpoint-secret"
+    kept = secret.read_bytes()
+    secret.unlink()
+    with pytest.raises(CheckpointSecretError, match="put its copy back"):
+        EvidenceFiles.of(evidence.home).ensure()
+    assert not secret.exists()
+    for data, refused in ((bytes(32), True), (kept, False)):
+        secret.write_bytes(data)
+        checkpoints = Checkpoints(evidence.pool, evidence.kit.signer, data, witnessed=False)
+        parts = (checkpoints, Verification(evidence.pool, checkpoints, evidence.kit.worm), None)
+        signing = (evidence.kit.signer, evidence.kit.ring_file)
+        watch = EvidenceWatch(evidence.pool, parts, signing, SystemClock(), evidence.meter)
+        await watch.compare()
+        assert [finding.partition(":")[0] for finding in watch.findings] == ["CHECKPOINT_SECRET_CHANGED"] * refused
+
+
+async def test_an_empty_store_in_the_place_of_the_one_with_the_rounds_refuses_the_start(evidence: Evidence) -> None:
+    await evidence.more(make.tenant_id())
+    worm = evidence.home / "worm"
+    worm.rename(evidence.home / "elsewhere")
+    worm.mkdir()
+    with pytest.raises(EvidenceRefusedError, match="EVIDENCE_LOST"):
+        await evidence.watch().admit(asyncio.Event())
+    worm.rmdir()
+    (evidence.home / "elsewhere").rename(worm)
+    await evidence.watch().admit(asyncio.Event())
 
 
 async def test_a_head_that_falls_behind_its_checkpoint_stops_every_decision(evidence: Evidence) -> None:

@@ -26,7 +26,7 @@ from sinks.notes import text_of, verify_cosignature
 from sinks.pg import Pool
 from sinks.signing import load_public_key
 from tests.integration.sinks import make
-from tests.integration.sinks.rounds import Counted, Kit, grow, kit, know, own_postgres, pool_of
+from tests.integration.sinks.rounds import Counted, Kit, grow, kit, know, own_postgres, permitted, pool_of
 
 PROGRAM = (sys.executable, "-c", "from ops.cli import main; main()", "witness")
 
@@ -140,22 +140,24 @@ async def test_rounds_made_while_the_witness_is_away_are_countersigned_once_it_i
     async with log.witness():
         checkpointer = log.checkpointer()
         await log.more(tenant, 300, 0)
-        await checkpointer.make_rounds(range(PARTITIONS))
+        await checkpointer.make_rounds(range(PARTITIONS), permitted)
     await log.more(tenant, 5, 1_000)
-    await checkpointer.make_rounds(range(PARTITIONS))
+    await checkpointer.make_rounds(range(PARTITIONS), permitted)
     await log.more(tenant, 5, 2_000)
-    await checkpointer.make_rounds(range(PARTITIONS))
+    await checkpointer.make_rounds(range(PARTITIONS), permitted)
     assert [bool(this["cosignature"]) for this in await log.rounds(tenant)] == [True, False, False]
     log.clock.ahead_ms = WITNESS_AWAY_MS_MAX
     assert [each.partition(":")[0] for each in checkpointer.degraded] == ["WITNESS_AWAY"]
     assert checkpointer.findings == []
     async with log.witness():
-        await checkpointer.make_rounds([partition_of(tenant)])
+        await checkpointer.make_rounds([partition_of(tenant)], permitted)
         key = load_public_key(log.witness_home / "witness-key.pub")
         for this in await log.rounds(tenant):
             verify_cosignature(text_of(this["note"]), this["cosignature"], key)
             assert this["growth"] == ""
         assert checkpointer.degraded == []
+        log.clock.ahead_ms += WITNESS_AWAY_MS_MAX
+        assert checkpointer.degraded == [], "no round waits: nothing is late"
         assert await log.client().latest(partition_of(tenant), log.kit.ring) == 3
         await log.watch().admit(asyncio.Event())
 
@@ -166,7 +168,7 @@ async def test_a_database_and_a_store_restored_together_are_found_by_the_witness
     async with log.witness():
         for first_event in (0, 1_000):
             await log.more(tenant, 5, first_event)
-            await log.checkpointer().make_rounds([partition])
+            await log.checkpointer().make_rounds([partition], permitted)
         await log.changed("DELETE FROM chain_checkpoints WHERE partition = $1 AND checkpoint_seq = 2", partition)
         log.kit.ring_file.with_name("worm").joinpath(f"checkpoints/p{partition:02d}/000000000002.json").unlink()
         with pytest.raises(EvidenceRefusedError, match="EVIDENCE_ROLLED_BACK: the witness saw round 2"):
@@ -179,11 +181,11 @@ async def test_another_history_than_the_witness_saw_is_not_countersigned_and_not
     async with log.witness():
         checkpointer = log.checkpointer()
         await log.more(tenant, 5, 0)
-        await checkpointer.make_rounds([partition])
+        await checkpointer.make_rounds([partition], permitted)
         await log.changed("DELETE FROM chain_entries")
         await log.changed("TRUNCATE chain_heads, chain_frontiers, evidence_outbox")
         await log.more(tenant, 9, 5_000)
-        await checkpointer.make_rounds([partition])
+        await checkpointer.make_rounds([partition], permitted)
         assert [finding.partition(":")[0] for finding in checkpointer.findings] == ["EVIDENCE_ROLLED_BACK"]
         assert [bool(this["cosignature"]) for this in await log.rounds(tenant)] == [True, False]
 

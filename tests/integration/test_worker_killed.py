@@ -11,6 +11,8 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import asyncpg
 import msgspec
@@ -26,9 +28,11 @@ from schemas.envelope import AcceptedEvent
 from schemas.metrics import Metric
 from schemas.subjects import ingest_stream, lane, message_id
 from schemas.units import format_rfc3339
+from sinks.migrate import migrate
 from streams.committer import GroupCommitter, unbarred
 from streams.jetstream import JetStream
 from streams.settings import StreamSettings
+from tests.integration.sinks import make
 
 RECOVERY_S_MAX = 15.0
 
@@ -38,14 +42,37 @@ class _Silent:
         """Nothing is measured here."""
 
 
-def _environment(servers: EmbeddedServers, home: Path) -> dict[str, str]:
+class Place(NamedTuple):
+    """A database and the evidence that belongs to it: a worker refuses to run on one without the other."""
+
+    admin_dsn: str
+    worker_dsn: str
+    home: Path
+
+
+@pytest.fixture(scope="module")
+async def place(servers: EmbeddedServers, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
+    name = make.tenant_id()
+    dsns = {
+        role: urlsplit(servers.postgres_dsn(role))._replace(path=f"/{name}").geturl() for role in ("admin", "worker")
+    }
+    connection = await asyncpg.connect(servers.postgres_dsn("admin"))
+    await connection.execute(f'CREATE DATABASE "{name}"')
+    await migrate(dsns["admin"], servers.role_passwords())
+    yield Place(dsns["admin"], dsns["worker"], tmp_path_factory.mktemp("killed"))
+    await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    await connection.close()
+
+
+def _environment(servers: EmbeddedServers, place: Place) -> dict[str, str]:
+    home = place.home
     (home / "worm").mkdir(exist_ok=True)
     EvidenceFiles.of(home).ensure()
     return os.environ | {
         "FG_DATA_DIR": str(home),
         "FG_NATS_URL": servers.nats_url("worker"),
         "FG_NATS_SYSTEM_URL": servers.nats_url("system"),
-        "FG_POSTGRES_DSN": servers.postgres_dsn("worker"),
+        "FG_POSTGRES_DSN": place.worker_dsn,
         "FG_POSTGRES_STATEMENT_CACHE_SIZE": "100",
         "FG_REDIS_URL": servers.redis_url,
         "FG_ADMIN_PORT": "0",
@@ -158,19 +185,19 @@ async def _assert_once(dsn: str, accepted: dict[str, set[str]]) -> None:
 
 @pytest.mark.parametrize("point", POINTS)
 async def test_killed_at_any_point_every_event_is_decided_chained_and_sealed_once(
-    servers: EmbeddedServers, tmp_path: Path, point: str
+    servers: EmbeddedServers, place: Place, point: str
 ) -> None:
     seed = int(os.environ.get("FG_TEST_SEED", random.randrange(2**32)))
     chance = random.Random(seed)
     tenants = [f"kill-{point}-{number}" for number in range(chance.randint(1, 20))]
     events = chance.randint(50, 400)
     print(f"point={point} seed={seed} tenants={len(tenants)} events={events}")
-    environment = _environment(servers, tmp_path)
-    await _known(servers.postgres_dsn("admin"), tenants)
+    environment = _environment(servers, place)
+    await _known(place.admin_dsn, tenants)
     accepted = await _publish(servers, tenants, events)
     async with _worker(environment, "-m", "chaos.worker", point) as doomed:
         async with asyncio.timeout(60):
             assert await doomed.wait() == -signal.SIGKILL
     async with _worker(environment, "-c", "from frostgate import main; main()", "worker"):
-        await _until_done(servers.postgres_dsn("admin"), tenants, events)
-        await _assert_once(servers.postgres_dsn("admin"), accepted)
+        await _until_done(place.admin_dsn, tenants, events)
+        await _assert_once(place.admin_dsn, accepted)

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import socket
 import subprocess
 import sys
 import tarfile
@@ -27,6 +29,12 @@ def exporter(tenant: Tenant, operator: Shell) -> Shell:
     assert sent.status == 0, sent
     tenant.decided(12)
     return operator
+
+
+def umask() -> int:
+    found = os.umask(0)
+    os.umask(found)
+    return found
 
 
 def verified(file: Path, root: str) -> int:
@@ -66,7 +74,32 @@ def test_a_file_that_is_there_stays_unless_it_is_to_be_replaced(
     assert "--force" in refused.stderr
     assert exporter.run("export", "--tenant", tenant.tenant_id, "-o", str(file), "--force").status == 0
     assert tarfile.is_tarfile(file)
-    assert list(tmp_path.glob("*.part")) == []
+    assert [file.name for file in tmp_path.iterdir()] == ["evidence.tar"]
+    assert file.stat().st_mode & 0o777 == 0o666 & ~umask()
+
+
+def test_an_export_that_is_ended_leaves_nothing_and_nobody_elses_file_is_touched(
+    operator: Shell, tmp_path: Path
+) -> None:
+    """Ended while it waits for a database that takes connections and never says a word."""
+    file, theirs = tmp_path / "evidence.tar", tmp_path / "evidence.tar.part"
+    theirs.write_text("theirs")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        dsn = f"postgresql://nobody:nothing@127.0.0.1:{silent.getsockname()[1]}/none"
+        shell = operator.with_variables(FG_ADMIN_POSTGRES_DSN=dsn)
+        running = [shell.start("export", "--tenant", "acme", "-o", str(file)) for _ in range(2)]
+        accepted = [silent.accept()[0] for _ in running]
+        assert len({one.name for one in tmp_path.iterdir()}) == 3
+        for process in running:
+            process.terminate()
+        ended = [process.communicate(timeout=60) for process in running]
+        for one in accepted:
+            one.close()
+    assert [process.returncode for process in running] == [1, 1]
+    assert all(b"Traceback" not in stderr for _, stderr in ended), ended
+    assert [one.name for one in tmp_path.iterdir()] == ["evidence.tar.part"]
+    assert theirs.read_text() == "theirs"
 
 
 def test_a_tenant_or_time_without_evidence_is_said_and_nothing_is_written(

@@ -1,5 +1,7 @@
 """`frostgate keyring` as an operator uses it: made once, rotated with both keys' signatures, never half."""
 
+import hashlib
+import hmac
 import stat
 from pathlib import Path
 
@@ -41,6 +43,18 @@ def test_init_makes_everything_a_worker_needs_and_prints_the_fingerprint_to_pin(
     assert shown["root"] == _ring(files).root_fingerprint
     assert (shown["version"], [key["use"] for key in shown["keys"]]) == (1, [EVIDENCE])
     assert shown["root"] in shell.run("keyring", "show").stdout
+
+
+def test_the_fingerprint_of_a_tenants_key_is_shown_and_the_key_is_not(shell: Shell, files: EvidenceFiles) -> None:
+    key = hmac.digest(files.checkpoint_secret.read_bytes(), b"acme", "sha256")
+    fingerprint = hashlib.sha256(key).hexdigest()
+    assert shell.run("keyring", "show", "--tenant", "acme", "--json").document["tenant_key_sha256"] == fingerprint
+    said = shell.run("keyring", "show", "--tenant", "acme").stdout
+    assert (f"tenant key {fingerprint}" in said, key.hex() in said) == (True, False)
+    assert shell.run("keyring", "show", "--tenant", "a/b").status == 2
+    files.checkpoint_secret.unlink()
+    ended = shell.run("keyring", "show", "--tenant", "acme")
+    assert (ended.status, "holds no checkpoint secret" in ended.stderr) == (1, True)
 
 
 def test_init_never_replaces_a_key_ring(shell: Shell, files: EvidenceFiles) -> None:

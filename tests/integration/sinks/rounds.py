@@ -49,6 +49,11 @@ class Kit(NamedTuple):
     verification: Verification
 
 
+def permitted() -> bool:
+    """Whether a round may be signed: always, where no watch is looked at."""
+    return True
+
+
 def kit(pool: Pool, home: Path, *, witnessed: bool = False) -> Kit:
     """A signing key, its ring, and a store, all in `home` and new where they are missing."""
     files = EvidenceFiles.of(home)

@@ -5,6 +5,7 @@ import pytest
 from schemas.units import UnixMs
 from sinks.attempts import Attempts
 from sinks.pg import Pool
+from sinks.tenants import Tenants
 
 WINDOW_S = 900
 
@@ -64,3 +65,16 @@ async def test_events_of_several_tenants_are_counted_in_one_statement(attempts: 
     other = f"{tenant}-2"
     assert await attempts.begin("dedupe", [(tenant, "a"), (other, "a")]) == [1, 1]
     assert await attempts.made("dedupe", [(other, "a")]) == [1]
+
+
+async def test_counts_of_a_window_that_is_over_are_dropped_whoever_they_belong_to(
+    attempts: Attempts, clock: _Hands, worker: Pool, operator: Pool, tenant: str
+) -> None:
+    await Tenants(operator).add(tenant)
+    await attempts.begin("decision", [(tenant, "old")])
+    clock.now += WINDOW_S * 1_000 - 1
+    await attempts.begin("decision", [(tenant, "new")])
+    clock.now += 1
+    await attempts.drop_old()
+    async with worker.tenant_transaction([tenant]) as connection:
+        assert [row[0] for row in await connection.fetch("SELECT event_id FROM attempts")] == ["new"]

@@ -8,17 +8,29 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import click
 import msgspec
 import pytest
 
+from ops import exporter
+from ops.clock import SystemClock, new_uuid7
+from ops.commands import export
+from ops.exporter import Exporter
+from ops.settings import load
+from schemas.answers import NoAnswer
 from schemas.canonical import canonical_plain, sha256_hex
+from schemas.codes import Code
 from schemas.units import UnixMs
+from sinks import bundle_tar
 from sinks.bundle_range import NothingToExportError, RangeWatch, range_of
 from sinks.bundle_source import Range
+from sinks.bundle_tar import TooLargeError
 from sinks.bundles import BundleError, Bundler, Keys, Wanted, Written
+from sinks.exports import ATTEMPTS_MAX, ExportDesk
 from sinks.pg import Pool
 from sinks.segments import EvidenceError
 from sinks.signing import payload_of
+from sinks.worm import DirectoryWorm
 from tests.integration.sinks.sealed import SECRET, Evidence, hour, signer
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "verify_data_plane_hashchain.py"
@@ -233,3 +245,148 @@ async def test_memory_does_not_grow_with_the_bundle(evidence: Evidence, tenant: 
     tracemalloc.stop()
     assert size > 6_000_000
     assert peak < size / 2
+
+
+async def test_what_an_archive_has_no_room_for_makes_no_bundle(
+    evidence: Evidence, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await evidence.keep(tenant, range(20))
+    wanted = Range(tenant, 1, 20)
+    found = members((await written(evidence.bundler, wanted, include_trace=True))[1])
+
+    async def untouched(_: bytes) -> None:
+        raise AssertionError("something was written")
+
+    for member in ("entries.jsonl", "artifacts.jsonl"):
+        monkeypatch.setattr(bundle_tar, "MEMBER_BYTES_MAX", len(found[member]) - 1)
+        with pytest.raises(TooLargeError, match="from and to"):
+            await evidence.bundler.write(Wanted("bundle-1", wanted, include_trace=False), untouched, lambda *_: None)
+
+
+async def test_an_entry_that_is_none_is_said_to_be_altered(evidence: Evidence, tenant: str, superuser: Any) -> None:
+    await evidence.keep(tenant, range(2))
+    await superuser.execute("SET session_replication_role = 'replica'")
+    await superuser.execute(
+        """
+        WITH altered AS (
+            SELECT tenant_id, seq, replace(entry, '"kind":"decision"', '"kind":1') AS entry FROM chain_entries
+        )
+        UPDATE chain_entries AS e SET entry = a.entry,
+            chain_hash = encode(sha256('\\x00'::bytea || convert_to(a.entry, 'UTF8')), 'hex')
+        FROM altered AS a WHERE (e.tenant_id, e.seq) = ($1, 2) AND (a.tenant_id, a.seq) = ($1, 2)
+        """,
+        tenant,
+    )
+    with pytest.raises(EvidenceError, match="entry 2 is not what was chained"):
+        await written(evidence.bundler, Range(tenant, 1, 2))
+
+
+class Worker:
+    """The worker's exporter over evidence of a test, and what an edge asks of it."""
+
+    def __init__(self, evidence: Evidence, edge: Pool, worm: DirectoryWorm) -> None:
+        self.exporter = Exporter(load({}).evidence, evidence.pool, worm, SystemClock())
+        self.desk = ExportDesk(edge, worm)
+
+    async def order(self, tenant: str) -> str:
+        bundle_id = new_uuid7()
+        assert await self.desk.order(tenant, bundle_id, ("", "", True), "key") == 0
+        return bundle_id
+
+    async def attempt(self, tenant: str, bundle_id: str) -> Any:
+        """How the bundle stands once every order there is had a turn."""
+        while await self.exporter._next():
+            pass
+        found = await self.desk.status(tenant, bundle_id)
+        assert found is not None
+        return msgspec.json.decode(found)
+
+
+@pytest.fixture
+def signing(evidence: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exporter finds its keys, and waits for nothing."""
+    monkeypatch.setattr(exporter, "keys_of", lambda _: Keys(evidence.signer, evidence.keyring, SECRET))
+    monkeypatch.setattr(exporter, "WAIT_S", 0)
+
+
+@pytest.mark.usefixtures("signing")
+async def test_an_order_that_is_too_large_fails_and_says_what_to_do(
+    evidence: Evidence, edge: Pool, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await evidence.keep(tenant, range(5))
+    worker = Worker(evidence, edge, evidence.worm)
+    monkeypatch.setattr(bundle_tar, "MEMBER_BYTES_MAX", 1_000)
+    status = await worker.attempt(tenant, await worker.order(tenant))
+    assert status["status"] == "failed"
+    assert "choose a shorter time" in status["bundle"]["reason"]
+
+
+@pytest.mark.usefixtures("signing")
+async def test_an_order_that_never_becomes_ready_fails_after_its_attempts(
+    evidence: Evidence, edge: Pool, tenant: str, superuser: Any
+) -> None:
+    await evidence.decide(tenant, range(3))
+    worker = Worker(evidence, edge, evidence.worm)
+    bundle_id = await worker.order(tenant)
+    for _ in range(ATTEMPTS_MAX - 1):
+        assert (await worker.attempt(tenant, bundle_id))["status"] == "pending"
+        await superuser.execute("UPDATE export_requests SET taken_until = now() WHERE tenant_id = $1", tenant)
+    status = await worker.attempt(tenant, bundle_id)
+    assert (status["status"], status["bundle"]["reason"]) == (
+        "failed",
+        "given up after 5 attempts: of 3 entries 0 are sealed and 0 covered by a checkpoint",
+    )
+
+
+class Halting(DirectoryWorm):
+    """A store that goes away after so many objects."""
+
+    left = 0
+
+    async def put(self, key: str, data: bytes, *, retain_days: int) -> None:
+        if not self.left:
+            raise NoAnswer(Code.STORE_UNAVAILABLE)
+        self.left -= 1
+        await super().put(key, data, retain_days=retain_days)
+
+
+@pytest.mark.usefixtures("signing")
+async def test_attempts_at_one_order_share_its_pieces(
+    evidence: Evidence, edge: Pool, tenant: str, superuser: Any, verifier: ModuleType, tmp_path: Path
+) -> None:
+    """Evidence that was committed between them changes nothing of what they build."""
+    await evidence.keep(tenant, range(1_200))
+    store = Halting(tmp_path)
+    worker = Worker(evidence, edge, store)
+    bundle_id = await worker.order(tenant)
+    store.left = 2
+    assert (await worker.attempt(tenant, bundle_id))["status"] == "pending"
+    await evidence.keep(tenant, range(1_200, 1_300))
+    await superuser.execute("UPDATE export_requests SET taken_until = now() WHERE tenant_id = $1", tenant)
+    store.left = 100
+    status = await worker.attempt(tenant, bundle_id)
+    assert (status["status"], status["bundle"]["last_seq"]) == ("ready", 1_200)
+    content = await worker.desk.content(tenant, bundle_id)
+    assert content is not None
+    file = io.BytesIO(b"".join([piece async for piece in content[1]]))
+    assert verdict(verifier, file, evidence) == (0, "the bundle is whole")
+    stored = [path.stat().st_size for path in (tmp_path / "exports").rglob("*") if path.is_file()]
+    assert sum(stored) == status["bytes"] == len(file.getvalue())
+
+
+async def test_a_file_stays_when_the_database_takes_no_note_of_it_and_is_not_replaced_unasked(
+    evidence: Evidence, tenant: str, verifier: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker's login may not note what an operator has written."""
+    await evidence.keep(tenant, range(2))
+    monkeypatch.setattr(export, "bundler_of", lambda *_: evidence.bundler)
+    output = tmp_path / "out" / "evidence.tar"
+    output.parent.mkdir()
+    asked = export.Asked(tenant, "", "", include_trace=False, wait_s=0, output=output, force=False)
+    with pytest.raises(click.ClickException, match="written and whole, but the database did not take note"):
+        await export._write(evidence.pool, load({}), asked)
+    data = output.read_bytes()
+    assert verdict(verifier, io.BytesIO(data), evidence) == (0, "the bundle is whole")
+    with pytest.raises(FileExistsError):
+        await export._write(evidence.pool, load({}), asked)
+    assert (list(output.parent.iterdir()), output.read_bytes()) == ([output], data)

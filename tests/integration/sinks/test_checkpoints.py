@@ -1,6 +1,8 @@
 """Rounds on the real Postgres: each links to the last, covers what grew, and no change behind them goes unseen."""
 
 import asyncio
+import io
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +10,24 @@ import asyncpg
 import msgspec
 import pytest
 
+from ops.clock import SystemClock
 from schemas.answers import Refusal
 from schemas.checkpoint import Leaf, first_link, leaf_name, link_to, round_of, round_root, tenant_key
 from schemas.merkle import Frontier
 from schemas.subjects import partition_of
+from schemas.units import parse_rfc3339
+from sinks import keyring
+from sinks.bundle_source import Range
+from sinks.bundles import BundleError, Wanted
 from sinks.chain_reader import ChainFault, tree_at
 from sinks.checkpoints import LOCK_CLASS, StoredRound
-from sinks.notes import text_of, verify
+from sinks.notes import sign, text_of, verify
 from sinks.pg import Pool
+from sinks.signing import SignatureError
+from sinks.worm import DirectoryWorm
 from tests.integration.sinks import make
 from tests.integration.sinks.rounds import Kit, grow, kit, know
+from tests.integration.sinks.sealed import Evidence, hour, signer
 
 _LEAVES = msgspec.json.Decoder(tuple[Leaf, ...])
 
@@ -145,8 +155,8 @@ async def _all_unstored(made: Kit, partition: int) -> list[StoredRound]:
     return found
 
 
-async def test_a_request_is_seen_and_taken_away_once_served(made: Kit, edge: Pool, operator: Pool) -> None:
-    for pool, partition in ((edge, 15), (operator, 15)):
+async def test_a_request_is_seen_and_taken_away_once_served(made: Kit, worker: Pool, operator: Pool) -> None:
+    for pool, partition in ((worker, 15), (operator, 15)):
         async with pool.connection() as connection:
             await connection.execute(
                 "INSERT INTO checkpoint_requests (partition) VALUES ($1) ON CONFLICT DO NOTHING", partition
@@ -155,6 +165,50 @@ async def test_a_request_is_seen_and_taken_away_once_served(made: Kit, edge: Poo
     assert 15 in requests
     await made.checkpoints.served(15, requests[15])
     assert 15 not in await made.checkpoints.requests()
+
+
+async def test_no_edge_asks_for_a_round_and_nobody_for_one_of_no_partition(edge: Pool, superuser: Any) -> None:
+    for partition in (-5, 16):
+        with pytest.raises(asyncpg.CheckViolationError):
+            await superuser.execute("INSERT INTO checkpoint_requests (partition) VALUES ($1)", partition)
+    async with edge.connection() as connection:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute("INSERT INTO checkpoint_requests (partition) VALUES (3)")
+
+
+async def test_a_round_by_a_key_whose_time_was_over_is_in_no_bundle_and_the_next_one_heals_the_tenant(
+    worker: Pool, operator: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sinks.checkpoints.LEAF_EVERY", 5)
+    monkeypatch.setattr("sinks.bundles.LEAF_EVERY", 5)
+    tenant = make.tenant_id()
+    await know(operator, tenant)
+    root, old, new = signer(), signer(), signer()
+    now_ms = SystemClock().now_ms()
+    before = keyring.first(root, old.public_key, now_ms)
+    after = keyring.rotated(before, root, old, new, (now_ms, parse_rfc3339("2026-01-15T00:00:00.000Z")))
+    await Evidence(worker, DirectoryWorm(tmp_path), old, before).keep(tenant, range(5))
+    healthy = Evidence(worker, DirectoryWorm(tmp_path), new, after)
+    with pytest.raises(BundleError, match="not signed by a key that the ring allowed"):
+        await _bundle(healthy, tenant, 5)
+    await healthy.keep(tenant, range(5, 8))
+    (line,) = (await _bundle(healthy, tenant, 8))["checkpoints.jsonl"].splitlines()
+    note = msgspec.json.decode(line)["note"]
+    keyring.verify_note(after, note, parse_rfc3339(hour(7)), SystemClock().now_ms())
+    with pytest.raises(SignatureError, match="outside"):
+        keyring.verify_note(after, sign(text_of(note), old), parse_rfc3339(hour(7)), SystemClock().now_ms())
+
+
+async def _bundle(evidence: Evidence, tenant: str, last: int) -> dict[str, bytes]:
+    file = io.BytesIO()
+
+    async def sink(data: bytes) -> None:
+        file.write(data)
+
+    await evidence.bundler.write(Wanted("bundle-1", Range(tenant, 1, last), include_trace=False), sink, lambda *_: None)
+    file.seek(0)
+    with tarfile.open(fileobj=file) as archive:
+        return {one.name: member.read() for one in archive if (member := archive.extractfile(one)) is not None}
 
 
 _TAMPERING = {

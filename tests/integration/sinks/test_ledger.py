@@ -78,6 +78,25 @@ async def test_an_event_recorded_twice_is_decided_once(worker: Pool, superuser: 
     assert await superuser.fetchval("SELECT count(*) FROM evidence_outbox WHERE tenant_id = $1", tenant) == 3
 
 
+async def test_whoever_records_an_event_that_is_decided_with_another_body_is_told_so(
+    worker: Pool, superuser: Any, tenant: str
+) -> None:
+    ledger, other = DecisionLedger(worker), make.tenant_id()
+    first, second = make.record(tenant, "e1"), make.record(tenant, "e2")
+    reused = msgspec.structs.replace(first, body_sha256=make.SHA_B)
+    assert await ledger.record([first, msgspec.structs.replace(second, event_id="e0")]) == [False, False]
+    assert await ledger.record([reused]) == [True]
+    again = [second, first, reused, msgspec.structs.replace(reused, tenant_id=other)]
+    assert await ledger.record(again) == [False, False, True, False]
+    fresh = make.record(tenant, "e3")
+    both = [fresh, msgspec.structs.replace(fresh, body_sha256=make.SHA_B), fresh]
+    assert await ledger.record(both) == [False, True, False], "within one batch the first one is decided"
+    await _assert_whole(superuser, tenant, 4)
+    await _assert_whole(superuser, other, 1)
+    bytes_of = "SELECT sum(value)::int FROM usage_meters WHERE tenant_id = $1 AND meter = 'ingest_bytes_total'"
+    assert await superuser.fetchval(bytes_of, tenant) == 4 * 300
+
+
 async def test_meters_count_each_event_once_on_the_day_it_was_accepted(
     worker: Pool, superuser: Any, tenant: str
 ) -> None:

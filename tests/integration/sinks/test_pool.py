@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from ops.embedded import EmbeddedServers
-from schemas.answers import NoAnswer, Refusal
+from schemas.answers import NoAnswer, NotNow, Refusal
 from schemas.codes import Code
 from sinks.event_keys import EventKeys
 from sinks.faults import UnexpectedAnswerError
@@ -143,7 +143,10 @@ async def test_an_aborted_transaction_cannot_pass_for_a_committed_one(distant: P
         ("SELECT 1/0", Refusal),
         ("SELECT 'x'::integer", Refusal),
         ("INSERT INTO attempts VALUES ('{}', 'e', 's', 0, now(), now())", Refusal),
-        ("SELECT nothing", UnexpectedAnswerError),
+        ("SELECT nothing", NotNow),
+        ("SELECT nothing()", NotNow),
+        ("SELECT * FROM nothing", NotNow),
+        ("TRUNCATE decisions", NotNow),
         ("INSERT INTO attempts (tenant_id) VALUES ('{}')", UnexpectedAnswerError),
     ],
 )
@@ -156,6 +159,24 @@ async def test_what_the_server_says_is_translated_and_not_quoted(
     assert raised.value.__cause__ is None
     assert raised.value.__suppress_context__
     assert tenant not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("statement", "blameless"), [("SELECT pg_sleep(9)", False), ("INSERT INTO event_keys DEFAULT VALUES", True)]
+)
+async def test_a_lock_that_is_held_is_nobodys_fault_and_a_statement_that_takes_too_long_may_be_its_own(
+    servers: EmbeddedServers, tenant: str, statement: str, blameless: bool
+) -> None:
+    operator = await Pool.open(settings(servers.postgres_dsn("admin")))
+    pool = await Pool.open(settings(servers.postgres_dsn("worker"), **_QUICK))
+    async with operator.connection() as holder, holder.transaction():
+        await holder.execute("LOCK TABLE event_keys IN SHARE MODE")
+        with pytest.raises(NoAnswer) as failure:
+            async with pool.tenant_transaction([tenant]) as connection:
+                await connection.execute(statement)
+    assert isinstance(failure.value, NotNow) is blameless
+    await pool.close()
+    await operator.close()
 
 
 @pytest.mark.parametrize("statement_cache_size", [0, 100])

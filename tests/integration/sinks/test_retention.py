@@ -1,6 +1,7 @@
 """Retention on a database of its own: what a plan keeps stays, and what none keeps goes."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,13 +9,21 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
+import msgspec
 import pytest
 
+from chaos.checker import check
+from chaos.history import Event, Outcome, Request
+from chaos.stores import state_of
 from ops.embedded import EmbeddedServers
+from schemas.answers import Refusal
+from schemas.rows import ClaimOutcome
 from sinks import attest
 from sinks.dead_letters import DeadLetters
 from sinks.event_keys import EventKeys
 from sinks.faults import UnexpectedAnswerError
+from sinks.ledger import DecisionLedger
+from sinks.life import Lives
 from sinks.migrate import migrate
 from sinks.pg import Pool
 from sinks.retention import Overdue, Retention, RetentionRules
@@ -26,6 +35,14 @@ from tests.integration.sinks.conftest import settings
 RULES = RetentionRules(
     days_by_tier={"free": 7, "pro": 90, "enterprise": 365}, key_age_seconds_min=86_400, letter_age_seconds_min=86_400
 )
+
+YEARS_AHEAD = """
+import time
+seconds, nanoseconds = time.time, time.time_ns
+time.time = lambda: seconds() + 1e9
+time.time_ns = lambda: nanoseconds() + 10**18
+"""
+"""A machine whose clock is wrong, as its Python starts."""
 
 
 def days_ago(days: int) -> str:
@@ -167,6 +184,76 @@ async def test_the_database_refuses_to_drop_a_day_that_a_plan_needs_whatever_it_
     assert await place.eyes.fetchval("SELECT count(*) FROM operator_actions") == 0, "a refused drop is no action"
 
 
+@pytest.mark.parametrize(
+    ("caller", "statement"),
+    [
+        ("fg_retention", f"SELECT app.drop_ingest_partition(:day, '{json.dumps(dict(RULES.days_by_tier))}')"),
+        ("fg_worker", "SELECT app.ensure_ingest_partition(:day)"),
+    ],
+)
+async def test_a_day_that_is_written_like_another_is_no_day_at_all(place: Place, caller: str, statement: str) -> None:
+    """The name of a partition has room for neither an era nor a fifth digit of the year."""
+    free = await place.tenant("free")
+    await place.events(free, 0)
+    before = await place.days()
+    for day in (
+        f"{days_ago(0)[:10]} BC",
+        f"{days_ago(-1)[:10]} BC",
+        "12026-11-23",
+        "2019-12-31",
+        "-infinity",
+        "infinity",
+    ):
+        with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.DatetimeFieldOverflowError)):
+            async with place.eyes.transaction():
+                await place.eyes.execute(f"SET LOCAL ROLE {caller}")
+                await place.eyes.execute(statement.replace(":day", f"DATE '{day}'"))
+    assert await place.days() == before
+    assert await place.left(free) == [0]
+
+
+async def test_a_day_further_ahead_than_any_clock_gets_no_partition(place: Place) -> None:
+    free = await place.tenant("free")
+    await place.events(free, -7, 0)
+    before = await place.days()
+    with pytest.raises(Refusal):
+        await place.events(free, -8)
+    assert await place.days() == before
+
+
+async def test_a_plan_without_days_is_a_plan_unknown(place: Place) -> None:
+    free, pro = await place.tenant("free"), await place.tenant("pro")
+    await place.events(pro, 8)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="RETENTION_OF_A_PLAN_UNKNOWN"):
+        await place.eyes.execute(
+            "SELECT app.drop_ingest_partition((now() AT TIME ZONE 'UTC')::date - 8, $1)", '{"free": 7, "pro": null}'
+        )
+    assert (await place.left(free), await place.left(pro)) == ([], [8])
+
+
+async def test_an_id_that_is_used_again_after_retention_with_another_body_ends_dead(place: Place) -> None:
+    free, ledger = await place.tenant("free"), DecisionLedger(place.worker)
+    for event in ("same", "other"):
+        await EventKeys(place.worker).claim([make.claim(free, event, 1, ingest_ts=days_ago(8))])
+    first = [make.record(free, event) for event in ("same", "other")]
+    assert await ledger.record(first) == [False, False]
+    assert (await retention(place).take(free)).keys == 2
+    again = [make.claim(free, "same", 2, ingest_ts=days_ago(0)), make.claim(free, "other", 3, sha=make.SHA_B)]
+    assert await EventKeys(place.worker).claim(again) == [ClaimOutcome.CLAIMED] * 2
+    assert await ledger.record([first[0], msgspec.structs.replace(first[1], body_sha256=make.SHA_B)]) == [False, True]
+    lives = Lives(place.operator)
+
+    async def outcome(event: str) -> str:
+        return str(msgspec.json.decode(await lives.life_of(free, event, None) or b"")["outcome"])
+
+    assert (await outcome("same"), await outcome("other")) == ("decided", "in_flight")
+    await DeadLetters(place.worker, make.SHA_A).bury([make.letter(free, "other", reason="event_id_conflict")])
+    assert (await outcome("same"), await outcome("other")) == ("decided", "dead")
+    sent = [Event(free, event, (Request("c", 1, free, event, 7, Outcome.OK),)) for event in ("same", "other")]
+    lost = [finding for finding in check(sent, [await state_of(place.dsn["admin"], free)]) if finding.rule == "C1"]
+    assert lost == []
+
+
 async def test_large_tenants_are_taken_in_bounded_commits(place: Place) -> None:
     free = await place.tenant("free")
     await place.events(free, 2, 9, 10, copies=25)
@@ -214,7 +301,7 @@ async def test_the_retention_role_reads_and_deletes_in_three_tables_as_one_tenan
         await retention(place).take("nobody")
 
 
-async def test_the_command_says_what_would_go_then_takes_it_and_then_finds_nothing(
+async def test_the_command_says_what_would_go_then_takes_it_by_the_databases_clock_and_then_finds_nothing(
     place: Place, tmp_path: Path
 ) -> None:
     free, pro = await place.tenant("free"), await place.tenant("pro")
@@ -225,7 +312,9 @@ async def test_the_command_says_what_would_go_then_takes_it_and_then_finds_nothi
     planned = await asyncio.to_thread(shell.run, "retention", "run", "--dry-run", "--json")
     assert planned.status == 0, planned
     assert await place.everything() == before
-    done = await asyncio.to_thread(shell.run, "retention", "run", "--json", "--by", "ann")
+    (tmp_path / "sitecustomize.py").write_text(YEARS_AHEAD)
+    ahead = shell.with_variables(PYTHONPATH=str(tmp_path))
+    done = await asyncio.to_thread(ahead.run, "retention", "run", "--json", "--by", "ann")
     assert done.document | {"dry_run": True} == planned.document
     assert (done.document["events"], done.document["keys"], len(done.document["days_dropped"])) == (3, 3, 1)
     by_tenant = {one["tenant_id"]: (one["events"], one["keys"]) for one in done.document["tenants"]}

@@ -174,10 +174,10 @@ MUTATIONS = (
     ),
     Mutation(
         "a partition with its protection taken off",
-        "SELECT app.ensure_ingest_partition('2031-01-01');"
-        " ALTER TABLE ingest_events_20310101 NO FORCE ROW LEVEL SECURITY",
-        "DROP TABLE ingest_events_20310101",
-        "P1 public.ingest_events_20310101",
+        "SELECT app.ensure_ingest_partition('2020-01-02');"
+        " ALTER TABLE ingest_events_20200102 NO FORCE ROW LEVEL SECURITY",
+        "DROP TABLE ingest_events_20200102",
+        "P1 public.ingest_events_20200102",
     ),
     Mutation("a view", "CREATE VIEW peep AS SELECT * FROM decisions", "DROP VIEW peep", "V1 public.peep"),
     Mutation(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import msgspec
@@ -13,18 +13,19 @@ from ops.embedded import EmbeddedServers
 from schemas.answers import NoAnswer
 from schemas.codes import Code
 from schemas.envelope import DeadLetter
-from schemas.fate import DONE, Fate
-from schemas.subjects import STREAM_DECIDE, STREAM_DLQ, STREAM_RETRY, fnv1a32, lane
+from schemas.fate import DONE, Fate, Later
+from schemas.subjects import STREAM_DECIDE, STREAM_DLQ, STREAM_RETRY, fnv1a32, lane, tenant_of
 from sinks.attempts import Attempts
 from sinks.pg import Pool
 from sinks.settings import PostgresSettings
-from streams.budgets import StageBudget, budget_of
+from streams.attempting import Blame
+from streams.budgets import PARKED_MS, RETRY_WINDOW, StageBudget, budget_of
 from streams.committer import GroupCommitter, unbarred
 from streams.delivery import Delivery
 from streams.graveyard import Graveyard
 from streams.jetstream import JetStream
 from streams.keeper import Keeper
-from streams.retry import BrokenTasks, RetryDesk, ScheduledRetries
+from streams.retry import BrokenTasks, Impatient, LaneSettler, RetryDesk, ScheduledRetries
 from streams.runner import Runner, keep_settled
 from streams.settings import RetrySettings, StreamSettings
 from streams.storm import StormGuard
@@ -41,9 +42,10 @@ RETRY = RetrySettings(
 
 @dataclass
 class Stubborn:
-    """A stage whose dependencies answer, and which gets no answer for its first so many batches."""
+    """A stage whose dependencies answer, and which gets no answer for its first so many batches, while others do."""
 
     failures_left: int
+    blame: Blame
     runs: int = 0
     name: str = "decision"
 
@@ -52,10 +54,30 @@ class Stubborn:
 
     async def run(self, deliveries: Sequence[Delivery]) -> list[Fate]:
         self.runs += 1
+        self.blame.got_through += 1
         if self.failures_left:
             self.failures_left -= 1
             raise NoAnswer(Code.STORE_UNAVAILABLE)
         return [DONE] * len(deliveries)
+
+
+@dataclass
+class Full:
+    """A stage whose next queue is full for one tenant."""
+
+    tenant: str
+    other_ran: asyncio.Event = field(default_factory=asyncio.Event)
+    name: str = "decision"
+
+    async def ready(self) -> bool:
+        return True
+
+    async def run(self, deliveries: Sequence[Delivery]) -> list[Fate]:
+        (delivery,) = deliveries
+        if tenant_of(delivery.subject) == self.tenant:
+            return [Later(Code.INGEST_BACKPRESSURE_HARDSTOP, PARKED_MS)]
+        self.other_ran.set()
+        return [DONE]
 
 
 class Lane(NamedTuple):
@@ -70,8 +92,11 @@ class Lane(NamedTuple):
     def work(self, stage: Stubborn | BrokenTasks) -> StageWork:
         return StageWork(stage, self.budget(stage.name), self.guard(), self.tools, keep_settled)
 
-    def runner(self, stage: Stubborn) -> Runner:
-        desk = RetryDesk({stage.name: self.work(stage)}, self.work(BrokenTasks()), self.jetstream)
+    def runner(self, stage: Stubborn | Full, wait_ms: int = SHORT_MS[0]) -> Runner:
+        settler = LaneSettler(self.jetstream, self.tools.retry, wait_ms)
+        tools = replace(self.tools, broker=settler)
+        work = StageWork(Impatient(stage), self.budget(stage.name), self.guard(), tools, keep_settled)
+        desk = RetryDesk({stage.name: work}, self.work(BrokenTasks()), settler, lambda _: False)
         runner = Runner(desk, self.budget("retry"), self.guard())
         runner.add(self.keeper.inbox(self.budget("retry"), 0, runner.arrived))
         return runner
@@ -81,6 +106,16 @@ class Lane(NamedTuple):
 
     def guard(self) -> StormGuard:
         return StormGuard(1.0, asyncio.get_running_loop().time)
+
+    def stubborn(self, failures_left: int) -> Stubborn:
+        return Stubborn(failures_left, self.tools.blame["decision"])
+
+    async def fail(self, stage: Stubborn, delivery: Delivery) -> int:
+        """Run it, and again once others got through: now the failure is its own. Returns the runs of one time."""
+        await self.work(stage).work([delivery], asyncio.Event())
+        runs = stage.runs
+        await self.work(stage).work([delivery], asyncio.Event())
+        return runs
 
     async def waiting(self, tenant: str) -> dict[str, int]:
         """What FG_RETRY holds of a tenant, by subject."""
@@ -122,12 +157,12 @@ def _delivery(tenant: str, data: bytes = b"not readable") -> Delivery:
     return Delivery(lane(tenant).decide, data, reply, STREAM_DECIDE, seq)
 
 
-async def _until(runner: Runner, stage: Stubborn, runs: int) -> None:
-    """Run the retry lane until the stage was run so often and everything in hand is settled."""
+async def _until(lane: Lane, tenant: str, stage: Stubborn, runs: int) -> None:
+    """Run the retry lane until the stage was run so often and nothing of the tenant waits in it."""
     stopping = asyncio.Event()
-    task = asyncio.ensure_future(runner.run(stopping))
+    task = asyncio.ensure_future(lane.runner(stage).run(stopping))
     async with asyncio.timeout(WAIT_S_MAX):
-        while stage.runs < runs:  # noqa: ASYNC110  (the stage tells nobody)
+        while stage.runs < runs or await lane.waiting(tenant):  # noqa: ASYNC110  (nobody tells)
             await asyncio.sleep(0.01)
     stopping.set()
     await task
@@ -137,16 +172,15 @@ async def test_an_event_that_never_gets_an_answer_is_buried_once_after_its_attem
     retry_lane: Lane, tally: Tally
 ) -> None:
     tenant = "retry-never"
-    stage = Stubborn(failures_left=1_000)
-    await retry_lane.work(stage).work([_delivery(tenant)], asyncio.Event())
+    stage = retry_lane.stubborn(1_000)
+    tries_in_hand = await retry_lane.fail(stage, _delivery(tenant))
     event = (tenant, f"{STREAM_DECIDE}:{fnv1a32(tenant)}")
     assert await retry_lane.attempts.made("decision", [event]) == [1]
     assert list(await retry_lane.waiting(tenant)) == [
         f"fg.rs.{lane(tenant).partition}.{tenant}.{STREAM_DECIDE}-{fnv1a32(tenant)}"
     ]
-    tries_in_hand = stage.runs
-    await _until(retry_lane.runner(stage), stage, ATTEMPTS_MAX * tries_in_hand)
-    assert stage.runs == ATTEMPTS_MAX * tries_in_hand
+    await _until(retry_lane, tenant, stage, (1 + ATTEMPTS_MAX) * tries_in_hand)
+    assert stage.runs == (1 + ATTEMPTS_MAX) * tries_in_hand
     (letter,) = await retry_lane.letters(tenant)
     assert (letter.reason_code, letter.stage, letter.seq) == ("retry_budget_exhausted", "decision", fnv1a32(tenant))
     assert (letter.event_id, letter.attempts) == (event[1], ATTEMPTS_MAX)
@@ -160,12 +194,32 @@ async def test_an_event_that_gets_its_answer_in_time_is_done_and_its_attempts_ar
     retry_lane: Lane,
 ) -> None:
     tenant = "retry-twice"
-    stage = Stubborn(failures_left=6)
-    await retry_lane.work(stage).work([_delivery(tenant)], asyncio.Event())
-    await _until(retry_lane.runner(stage), stage, 7)
+    stage = retry_lane.stubborn(9)
+    await retry_lane.fail(stage, _delivery(tenant))
+    await _until(retry_lane, tenant, stage, 10)
     assert await retry_lane.letters(tenant) == []
     assert await retry_lane.attempts.made("decision", [(tenant, f"{STREAM_DECIDE}:{fnv1a32(tenant)}")]) == [0]
     assert await retry_lane.waiting(tenant) == {}
+
+
+async def test_a_retry_that_is_parked_leaves_the_lane_until_its_time_and_holds_nobody_up(retry_lane: Lane) -> None:
+    parked, other = "retry-parked", "retry-behind"
+    for position in range(2 * RETRY_WINDOW):
+        delivery = replace(_delivery(parked), seq=position + 1)
+        assert await retry_lane.tools.retry.schedule("decision", delivery, 1, 1)
+    assert await retry_lane.tools.retry.schedule("decision", _delivery(other), 1, 1)
+    stage = Full(parked)
+    stopping = asyncio.Event()
+    task = asyncio.ensure_future(retry_lane.runner(stage, wait_ms=3_600_000).run(stopping))
+    async with asyncio.timeout(WAIT_S_MAX):
+        await stage.other_ran.wait()
+        while sum((await retry_lane.waiting(parked)).values()) != 2 * RETRY_WINDOW or any(  # noqa: ASYNC110
+            subject.startswith("fg.rt") for subject in await retry_lane.waiting(parked)
+        ):
+            await asyncio.sleep(0.01)
+    stopping.set()
+    await task
+    await retry_lane.jetstream.api(f"STREAM.PURGE.{STREAM_RETRY}", {"filter": f"fg.rs.*.{parked}.*"}, dict)
 
 
 async def test_an_attempt_scheduled_again_waits_once(retry_lane: Lane) -> None:
@@ -177,11 +231,11 @@ async def test_an_attempt_scheduled_again_waits_once(retry_lane: Lane) -> None:
 
 
 async def test_an_attempt_whose_count_was_forgotten_is_scheduled_anew(retry_lane: Lane) -> None:
-    tenant, stage = "retry-anew", Stubborn(failures_left=0)
+    tenant, stage = "retry-anew", retry_lane.stubborn(0)
     for runs in (1, 2):
         again = replace(_delivery(tenant), reply=f"{_delivery(tenant).reply}{runs}")
         assert await retry_lane.tools.retry.schedule("decision", again, 1, 1)
-        await _until(retry_lane.runner(stage), stage, runs)
+        await _until(retry_lane, tenant, stage, runs)
 
 
 async def test_a_message_too_large_for_the_lane_is_said_to_be(retry_lane: Lane) -> None:
@@ -192,10 +246,10 @@ async def test_a_message_too_large_for_the_lane_is_said_to_be(retry_lane: Lane) 
 
 async def test_what_is_no_task_is_buried_as_poison(retry_lane: Lane) -> None:
     tenant = "retry-broken"
-    stage = Stubborn(failures_left=0)
+    stage = retry_lane.stubborn(0)
     await retry_lane.jetstream.ask(f"fg.rt.{lane(tenant).partition}.{tenant}", b"{}", None, 2_000)
     # Behind it, so that its run says when the broken one is through.
     await retry_lane.tools.retry.schedule("decision", _delivery(tenant), 1, 1)
-    await _until(retry_lane.runner(stage), stage, 1)
+    await _until(retry_lane, tenant, stage, 1)
     (letter,) = await retry_lane.letters(tenant)
     assert (letter.reason_code, letter.stage, letter.stream) == ("poison", "retry", STREAM_RETRY)

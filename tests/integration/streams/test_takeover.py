@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import asyncpg
 import msgspec
@@ -159,6 +160,25 @@ async def test_a_clean_stop_hands_everything_to_the_next_owner_and_nothing_of_it
         await _settled(admin, standby, tenant, taken, 0)
 
 
+async def test_a_stop_that_outlasts_its_pin_hands_over_all_the_same(
+    servers: EmbeddedServers, admin: JetStream, stream_settings: StreamSettings, tally: Meter
+) -> None:
+    tenant = "long-stop"
+    await _fill(admin, stream_settings, tenant, tally, MESSAGES)
+    full = replace(stream_settings, buffer_messages_max=1, pull_messages=MESSAGES)  # asks for no more by itself
+    async with _hands(servers, full, tenant, tally) as (owner, standby):
+        held = await (await owner.open()).take(1)
+        async with asyncio.timeout(BOUND_S):
+            while await _pinned(admin, tenant):  # noqa: ASYNC110  (the broker tells nobody)
+                await asyncio.sleep(0.05)
+        await owner.keeper.release()
+        await standby.open()
+        taken = await standby.take(MESSAGES)
+        assert [d.seq for d in taken] == list(range(held[0].seq, held[0].seq + MESSAGES))
+        assert not any(delivery.suspect for delivery in taken)
+        await _settled(admin, standby, tenant, taken, 0)
+
+
 async def test_an_owner_that_is_pinned_anew_begins_again_and_what_it_had_itself_is_not_suspect(
     servers: EmbeddedServers, admin: JetStream, stream_settings: StreamSettings, tally: Meter
 ) -> None:
@@ -301,6 +321,12 @@ async def test_of_two_workers_one_is_killed_in_mid_flight_and_every_event_is_dec
                 worker.send_signal(signal.SIGTERM)
                 await worker.wait()
         await connection.close()
+
+
+async def _pinned(admin: JetStream, tenant: str) -> str:
+    name = f"{STREAM}.{consumer_name('dedupe', partition_of(tenant))}"
+    (group,) = (await admin.api(f"CONSUMER.INFO.{name}", None, dict))["priority_groups"]
+    return str(group.get("pinned_client_id", ""))
 
 
 async def _until_somebody_stands_by(admin: JetStream, tenant: str) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from schemas.answers import NoAnswer, Refusal
+from schemas.answers import NoAnswer, NotNow, Refusal
 from schemas.codes import Code, DeadReason
 from schemas.envelope import RetryTask
 from schemas.fate import DONE, Fate, Later
@@ -57,6 +57,9 @@ class World:
     """For each message, how many were in each run that it was in."""
     kills_left: int = 0
     away_until_s: float = 0.0
+    stuck_until_s: float = 0.0
+    """Until then the store answers, and takes nothing of anybody."""
+    stuck_left: int = 3
     fault_rate: float = 0.0
     connected: bool = True
     deliveries: int = 0
@@ -124,6 +127,8 @@ class World:
         if DEADLY in kinds or (self.kills_left and self.chance.random() < 0.1):
             self.kills_left -= DEADLY not in kinds
             raise Killed
+        if asyncio.get_running_loop().time() < self.stuck_until_s:
+            raise self.chance.choice((NoAnswer, NotNow))(Code.STORE_UNAVAILABLE)
         if MUTE in kinds:
             raise NoAnswer(Code.STORE_UNAVAILABLE)
         if REFUSED in kinds:
@@ -137,8 +142,12 @@ class World:
 
     async def _trouble(self) -> None:
         await asyncio.sleep(self.chance.random() * 0.01)
+        now_s = asyncio.get_running_loop().time()
         if self.chance.random() < self.fault_rate:
-            self.away_until_s = asyncio.get_running_loop().time() + self.chance.random() * 5
+            self.away_until_s = now_s + self.chance.random() * 5
+        if self.stuck_left and self.chance.random() < self.fault_rate:
+            self.stuck_left -= 1
+            self.stuck_until_s = now_s + self.chance.random() * 60
         self._strike()
         if not await self.ready():
             raise NoAnswer(Code.STORE_UNAVAILABLE)
@@ -172,6 +181,11 @@ class World:
     def unsettled(self) -> list[int]:
         waiting = [message.seq for message in self.messages.values() if not message.acked]
         return waiting + [message.seq for message in self.retries.values() if not message.acked]
+
+    @property
+    def silent_left(self) -> bool:
+        """Whether anything waits that never gets an answer."""
+        return any(m.data == MUTE and not m.acked for m in (*self.messages.values(), *self.retries.values()))
 
     def _delivery(self, message: Message, stream: str, now_s: float) -> Delivery:
         self.deliveries += 1

@@ -1,16 +1,19 @@
 """The arithmetic of attempts: nobody runs more often than its budget, and company costs no innocent its life."""
 
-from itertools import pairwise
+from collections.abc import Iterator
+from itertools import pairwise, zip_longest
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from streams.attempting import COMPANY_MAX, companies, delay_ms
+from streams.attempting import COMPANY_MAX, SILENT_MAX, Blame, companies, delay_ms
 from streams.budgets import BACKOFF_MS
+from streams.delivery import Delivery
 
 WINDOW_S = 900
 ATTEMPTS_MAX = 5
+LANES = 3
 
 
 @given(made=st.lists(st.integers(0, 7), max_size=300), attempts_max=st.integers(1, 8))
@@ -44,6 +47,28 @@ def test_the_ladder_grows_and_its_longest_waits_fit_the_window() -> None:
     assert len(BACKOFF_MS) == ATTEMPTS_MAX - 1
 
 
+def _delivery(seq: int) -> Delivery:
+    return Delivery("fg.decide.3.acme", b"", f"q.{seq}", "FG_DECIDE", seq)
+
+
+def test_a_failure_is_ones_own_once_others_got_through_and_the_next_one_is_judged_anew() -> None:
+    blame = Blame()
+    assert not blame.is_its_own(_delivery(1), blame.got_through)
+    blame.ended(_delivery(2), through=False)  # what is buried got no answer either
+    assert not blame.is_its_own(_delivery(1), blame.got_through)
+    blame.ended(_delivery(2), through=True)
+    assert blame.is_its_own(_delivery(1), blame.got_through)
+    assert not blame.is_its_own(_delivery(1), blame.got_through)
+
+
+def test_what_this_process_outlived_is_forgotten_when_it_ends_and_when_there_is_too_much_of_it() -> None:
+    blame = Blame()
+    for seq in range(SILENT_MAX + 1):
+        blame.is_its_own(_delivery(seq), 0)
+    blame.ended(_delivery(1), through=True)
+    assert [blame.outlived(_delivery(seq)) for seq in (0, 1, 2, SILENT_MAX)] == [False, False, True, True]
+
+
 class Suspects(RuleBasedStateMachine):
     """Workers that are killed, by an event or by an operator, and the suspects their successors find."""
 
@@ -62,12 +87,19 @@ class Suspects(RuleBasedStateMachine):
         self.runs = dict.fromkeys(range(events), 0)
         self.deadly = data.draw(st.sets(st.integers(0, events - 1), max_size=deadly))
 
-    def _life(self, killed_after: int | None) -> bool:
+    def _companies(self, first_lane: int) -> Iterator[list[int]]:
+        """The companies of all lanes, which take turns: each lane knows of its own suspects alone."""
+        lanes = []
+        for lane in range(LANES):
+            left = [event for event in self.made if event % LANES == lane and event not in self.done | self.dead]
+            groups = companies([self.made[event] for event in left], ATTEMPTS_MAX)
+            lanes.append([[left[position] for position in group] for group in groups])
+        for turn in zip_longest(*lanes[first_lane:], *lanes[:first_lane], fillvalue=[]):
+            yield from filter(None, turn)
+
+    def _life(self, killed_after: int | None, first_lane: int = 0) -> bool:
         """One worker over all suspects, as `streams/work.py` runs them; whether it was killed from outside."""
-        left = [event for event in self.made if event not in self.done | self.dead]
-        groups = companies([self.made[event] for event in left], ATTEMPTS_MAX)
-        for number, group in enumerate(groups):
-            company = [left[position] for position in group]
+        for number, company in enumerate(self._companies(first_lane)):
             for event in company:
                 self.made[event] += 1
             spent = {event for event in company if self.made[event] > ATTEMPTS_MAX}
@@ -82,15 +114,15 @@ class Suspects(RuleBasedStateMachine):
             self.done |= running
         return False
 
-    @rule()
-    def nobody_kills_from_outside(self) -> None:
-        self._life(None)
+    @rule(first_lane=st.integers(0, LANES - 1))
+    def nobody_kills_from_outside(self, first_lane: int) -> None:
+        self._life(None, first_lane)
 
     # A company of three costs an innocent two attempts at most, so three kills from outside are left to it.
     @precondition(lambda self: self.others_kills < (3 if self.deadly else 5))
-    @rule(after=st.integers(0, 40))
-    def an_operator_kills(self, after: int) -> None:
-        self.others_kills += self._life(after)
+    @rule(after=st.integers(0, 40), first_lane=st.integers(0, LANES - 1))
+    def an_operator_kills(self, after: int, first_lane: int) -> None:
+        self.others_kills += self._life(after, first_lane)
 
     @invariant()
     def nothing_runs_more_often_than_its_budget(self) -> None:

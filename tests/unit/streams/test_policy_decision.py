@@ -64,6 +64,7 @@ class Stores:
     def __init__(self, data: dict[str, PolicyData] | None) -> None:
         self.data = data
         self.records: list[DecisionRecord] = []
+        self.decided_otherwise: set[str] = set()
         self.readings: list[set[str]] = []
 
     async def of(self, tenant_ids: Collection[str]) -> Mapping[str, PolicyData]:
@@ -72,8 +73,9 @@ class Stores:
             raise NoAnswer(Code.STORE_UNAVAILABLE)
         return {one: self.data.get(one, NO_POLICY_DATA) for one in tenant_ids}
 
-    async def record(self, records: Sequence[DecisionRecord]) -> None:
+    async def record(self, records: Sequence[DecisionRecord]) -> list[bool]:
         self.records += records
+        return [record.event_id in self.decided_otherwise for record in records]
 
     async def ping(self) -> bool:
         return True
@@ -103,7 +105,7 @@ def stage(rules: Rules, stores: Stores, *, enforce: bool = True, meter: Meter | 
         config_hash="c" * 64,
         enforce=enforce,
         meter=meter or Meter(),
-        committed=lambda _partitions: None,
+        committed=lambda _partitions, _rows: None,
     )
 
 
@@ -164,6 +166,14 @@ async def test_what_is_no_task_costs_no_look_at_the_store() -> None:
     broken = Delivery(lane("acme").decide, b"{}", "reply", "FG_DECIDE_0", 1)
     assert await stage(Rules(), stores).run([broken]) == [Dead(DeadReason.POISON)]
     assert stores.readings == []
+
+
+async def test_an_event_that_is_decided_with_another_body_ends_dead_and_its_neighbours_do_not() -> None:
+    stores = Stores({})
+    stores.decided_otherwise = {"e-3"}
+    broken = Delivery(lane("acme").decide, b"{}", "reply", "FG_DECIDE_0", 1)
+    fates = await stage(Rules(), stores).run([delivery("acme", 2), broken, delivery("acme", 3), delivery("acme", 4)])
+    assert fates == [DONE, Dead(DeadReason.POISON), Dead(DeadReason.EVENT_ID_CONFLICT), DONE]
 
 
 async def test_a_remote_policy_is_asked_as_many_questions_at_once_as_it_takes_and_the_order_stays() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from schemas.codes import Code, DeadReason
 from schemas.fate import DONE, Dead, Fate, Later
-from streams.storm import ENDS_MAX, ENDS_MIN, PROBE_S, StormGuard
+from streams.storm import ENDS_MAX, ENDS_MIN, PROBE_S, UNTAKEN_S, StormGuard
 
 POISON: Fate = Dead(DeadReason.POISON)
 CONFLICT: Fate = Dead(DeadReason.EVENT_ID_CONFLICT)
@@ -105,3 +105,27 @@ def test_after_a_storm_counting_starts_anew(guard: StormGuard, now_s: _Hands) ->
     guard.ended([DONE])
     guard.ended([POISON] * (ENDS_MIN - 1))
     assert not guard.storm
+
+
+def test_a_storm_ends_when_nothing_is_left_to_probe_with(now_s: _Hands) -> None:
+    told: list[bool] = []
+    guard = StormGuard(0.5, now_s, told.append)
+    _storm(guard)
+    now_s.now_s += PROBE_S
+    guard.taken(0)  # another runner of the stage may have one
+    assert guard.storm
+    now_s.now_s += UNTAKEN_S
+    guard.taken(0)
+    assert not guard.storm
+    assert guard.room(512) == 512
+    assert told == [True, False]
+    _storm(guard)
+
+
+def test_a_probe_that_was_just_taken_is_waited_for(guard: StormGuard, now_s: _Hands) -> None:
+    _storm(guard)
+    now_s.now_s += PROBE_S
+    guard.taken(1)
+    now_s.now_s += UNTAKEN_S
+    guard.taken(0)
+    assert guard.storm

@@ -2,18 +2,19 @@
 
 import asyncio
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import cast
 
 import pytest
 
-from schemas.answers import NoAnswer
+from schemas.answers import NoAnswer, NotNow
 from schemas.codes import Code, DeadReason
 from schemas.fate import DONE, Dead, Fate, Later
-from streams.budgets import LETTER_PARKED_MS, PARKED_MS, StageBudget, budget_of
+from streams.budgets import BACKOFF_MS, LETTER_PARKED_MS, PARKED_MS, StageBudget, budget_of
 from streams.delivery import ACK, Delivery, delayed
 from streams.inbox import Inbox
-from streams.retry import RetryDesk
+from streams.retry import Impatient, LaneSettler, RetryDesk
 from streams.runner import Runner, keep_settled
 from streams.storm import ENDS_MIN, PROBE_S, StormGuard
 from streams.work import TRIES_IN_HAND, StageWork, Tools
@@ -36,10 +37,12 @@ class Bench:
         self.answers: list[Fate | NoAnswer] = []
         self.runs: list[int] = []
         self.name = "decision"
+        self.away = False
+        self.main_paused = False
         self.guard = StormGuard(0.5, lambda: asyncio.get_running_loop().time())
 
     async def ready(self) -> bool:
-        return await self.world.ready()
+        return not self.away and await self.world.ready()
 
     async def run(self, deliveries: Sequence[Delivery]) -> list[Fate]:
         self.runs.append(len(deliveries))
@@ -63,10 +66,19 @@ class Bench:
         """The ports this bench does not watch are the world's."""
         return getattr(self.world, name)
 
-    def work(self) -> StageWork:
+    def tools(self) -> Tools:
         ports = cast("World", self)
-        tools = Tools(broker=self, graveyard=ports, attempts=ports, retry=ports, meter=self.world, chance=lambda: 0.5)
-        return StageWork(self, _budget(self.name), self.guard, tools, keep_settled)
+        return Tools(broker=self, graveyard=ports, attempts=ports, retry=ports, meter=self.world, chance=lambda: 0.5)
+
+    def work(self, tools: Tools | None = None) -> StageWork:
+        return StageWork(self, _budget(self.name), self.guard, tools or self.tools(), keep_settled)
+
+    def desk(self) -> RetryDesk:
+        """The desk of a retry lane whose one stage is this one."""
+        settler = LaneSettler(self, cast("World", self), BACKOFF_MS[0])
+        tools = replace(self.tools(), broker=settler)
+        work = StageWork(Impatient(self), _budget(self.name), self.guard, tools, keep_settled)
+        return RetryDesk({self.name: work}, work, settler, lambda _: self.main_paused)
 
     def try_out(self, *deliveries: Delivery) -> None:
         async def main() -> None:
@@ -117,13 +129,104 @@ def test_an_event_alone_without_an_answer_goes_to_the_retry_lane_and_its_neighbo
     bench.try_out(_delivery(1), _delivery(2))
     assert bench.runs == [*[2] * (TRIES_IN_HAND + 1), 1, 1]
     assert (bench.counted, list(bench.world.retries)) == (1, [1])
-    assert bench.settled == [("q.1.1", ACK), ("q.2.1", ACK)]
+    assert bench.settled == [("q.2.1", ACK), ("q.1.1", ACK)]
 
 
 def test_a_suspect_is_counted_before_it_runs_and_not_again_for_its_failure(bench: Bench) -> None:
-    bench.answers = [SILENT] * (TRIES_IN_HAND + 1)
-    bench.try_out(_delivery(suspect=True))
+    bench.answers = [*[SILENT] * (TRIES_IN_HAND + 1), SILENT]
+    bench.try_out(_delivery(1, suspect=True), _delivery(2, suspect=True))
+    assert (bench.counted, list(bench.world.retries)) == (2, [1])
+
+
+def test_while_nobody_gets_an_answer_nobody_is_charged(bench: Bench) -> None:
+    bench.answers = [SILENT] * 100
+    bench.try_out(*map(_delivery, range(1, 5)))
+    assert (bench.counted, list(bench.world.retries), bench.world.letters) == (0, [], {})
+    assert [verb for _, verb in bench.settled] == [delayed(BACKOFF_MS[0])] * 4
+
+
+def test_what_got_no_answer_before_is_charged_once_others_got_through(bench: Bench) -> None:
+    whole = [SILENT] * (TRIES_IN_HAND + 1)
+    bench.answers = [*whole, DONE, *whole]
+
+    async def main() -> None:
+        work = bench.work()
+        for delivery in (_delivery(1), _delivery(2), _delivery(1, suspect=True)):
+            await work.work([delivery], asyncio.Event())
+
+    run_seeded(main(), random.Random(1))
+    assert [verb for _, verb in bench.settled] == [delayed(BACKOFF_MS[0]), ACK, ACK]
     assert (bench.counted, list(bench.world.retries)) == (1, [1])
+
+
+@pytest.mark.parametrize("suspect", [False, True])
+def test_a_store_that_says_it_cannot_pauses_the_stage_and_charges_nobody(bench: Bench, suspect: bool) -> None:
+    bench.answers = [NotNow(Code.STORE_UNAVAILABLE)] * 50
+    bench.try_out(_delivery(1, suspect=suspect), _delivery(2, suspect=suspect))
+    assert (list(bench.world.retries), bench.world.letters, bench.world.attempts) == ([], {}, {})
+    assert bench.settled == [("q.1.1", ACK), ("q.2.1", ACK)]
+
+
+def test_a_suspect_in_a_pause_has_its_attempt_back_when_the_worker_is_told_to_stop(bench: Bench) -> None:
+    bench.answers = [NotNow(Code.STORE_UNAVAILABLE)] * 1_000
+
+    async def main() -> None:
+        stopping = asyncio.Event()
+        task = asyncio.ensure_future(bench.work().work([_delivery(suspect=True)], stopping))
+        await asyncio.sleep(30)
+        stopping.set()
+        await task
+
+    run_seeded(main(), random.Random(1))
+    assert (bench.counted, bench.world.attempts, bench.settled) == (1, {}, [])
+
+
+def test_suspects_of_all_lanes_run_one_company_at_a_time_and_a_last_attempt_beside_nobody(bench: Bench) -> None:
+    running: list[int] = []
+    beside: dict[int, int] = {}
+    bench.world.attempts = {"FG_DECIDE:1": RETRY.attempts_max - 1}
+
+    async def run(deliveries: Sequence[Delivery]) -> list[Fate]:
+        running.append(deliveries[0].seq)
+        for seq in running:
+            beside[seq] = max(beside.get(seq, 0), len(running))
+        await asyncio.sleep(1)
+        running.remove(deliveries[0].seq)
+        return [DONE] * len(deliveries)
+
+    bench.run = run  # type: ignore[method-assign]  # the one run that takes time
+
+    async def main() -> None:
+        tools = bench.tools()
+        lanes = [_delivery(1, suspect=True), _delivery(2, suspect=True), _delivery(3, suspect=True), _delivery(4)]
+        await asyncio.gather(*(bench.work(tools).work([delivery], asyncio.Event()) for delivery in lanes))
+
+    run_seeded(main(), random.Random(1))
+    assert beside[1] == 1
+    assert max(beside.values()) <= 2  # the delivery that is not suspect, and one suspect
+
+
+def test_evidence_that_has_had_its_attempts_waits_and_says_so_but_never_dies(bench: Bench) -> None:
+    bench.name = "evidence"
+    bench.world.attempts = {"FG_DECIDE:1": RETRY.attempts_max}
+    tools = bench.tools()
+
+    async def main() -> None:
+        await bench.work(tools).work([_delivery(suspect=True)], asyncio.Event())
+        assert tools.blame["evidence"].overdue == {("FG_DECIDE", 1)}
+        bench.world.attempts = {}  # its window is over
+        await bench.work(tools).work([_delivery(suspect=True)], asyncio.Event())
+
+    run_seeded(main(), random.Random(1))
+    assert (bench.world.letters, list(bench.world.retries), tools.blame["evidence"].overdue) == ({}, [1], set())
+
+
+@pytest.mark.parametrize("suspect", [False, True])
+def test_no_letter_is_made_of_a_letter(bench: Bench, suspect: bool) -> None:
+    bench.name = "dlq"
+    bench.answers = [Dead(DeadReason.STORE_REFUSED)]
+    bench.try_out(_delivery(suspect=suspect))
+    assert (bench.settled, bench.counted, bench.world.letters) == ([("q.1.1", delayed(LETTER_PARKED_MS))], 0, {})
 
 
 def test_a_suspect_whose_attempts_are_used_up_is_buried_without_a_run(bench: Bench) -> None:
@@ -177,16 +280,38 @@ def test_a_storm_stops_the_stage_until_a_probe_is_done() -> None:
     assert len(world.effects) == len(world.messages) - len(world.letters)
 
 
-def test_in_a_storm_of_its_stage_a_retry_is_parked_without_an_attempt(bench: Bench) -> None:
+def _storm(bench: Bench) -> None:
+    bench.guard.ended([Dead(DeadReason.POISON)] * ENDS_MIN)
+
+
+def _paused(bench: Bench) -> None:
+    bench.main_paused = True
+
+
+def _away(bench: Bench) -> None:
+    bench.away = True
+
+
+def _full(bench: Bench) -> None:
+    bench.answers = [Later(Code.INGEST_BACKPRESSURE_HARDSTOP, PARKED_MS)]
+
+
+@pytest.mark.parametrize("trouble", [_storm, _paused, _away, _full])
+def test_a_retry_that_has_to_wait_is_scheduled_anew_without_an_attempt_and_leaves_the_lane(
+    bench: Bench, trouble: Callable[[Bench], None]
+) -> None:
     bench.world.retries[1] = Message(1, INNOCENT)
 
     async def main() -> None:
-        bench.guard.ended([Dead(DeadReason.POISON)] * ENDS_MIN)
+        trouble(bench)
         (task,) = bench.world.deliver(bench.world.retries, 1, "FG_RETRY")
-        await RetryDesk({"decision": bench.work()}, bench.work(), bench).work([task], asyncio.Event())
+        await bench.desk().work([task], asyncio.Event())
+
+        assert asyncio.get_running_loop().time() < 1.0  # it held nobody up
+        assert bench.world.retries[1].due_s >= BACKOFF_MS[0] / 1000
 
     run_seeded(main(), random.Random(1))
-    assert (bench.runs, bench.counted, [verb for _, verb in bench.settled]) == ([], 0, [delayed(PARKED_MS)])
+    assert (bench.world.attempts, [verb for _, verb in bench.settled]) == ({}, [ACK])
 
 
 def test_a_retry_is_counted_before_it_runs_should_it_end_the_worker_too(bench: Bench) -> None:
@@ -194,7 +319,7 @@ def test_a_retry_is_counted_before_it_runs_should_it_end_the_worker_too(bench: B
 
     async def main() -> None:
         (task,) = bench.world.deliver(bench.world.retries, 1, "FG_RETRY")
-        await RetryDesk({"decision": bench.work()}, bench.work(), bench).work([task], asyncio.Event())
+        await bench.desk().work([task], asyncio.Event())
 
     run_seeded(main(), random.Random(1))
     assert (bench.runs, bench.counted, bench.world.attempts) == ([1], 1, {})

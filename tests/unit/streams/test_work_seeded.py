@@ -7,14 +7,15 @@ be decided is, and only what cannot be ends dead. `FG_TEST_SEED` runs one seed a
 import asyncio
 import os
 import random
+from dataclasses import replace
 from typing import cast
 
 import pytest
 
 from schemas.codes import DeadReason
-from streams.budgets import StageBudget, budget_of
+from streams.budgets import BACKOFF_MS, StageBudget, budget_of
 from streams.inbox import Inbox
-from streams.retry import BrokenTasks, RetryDesk
+from streams.retry import BrokenTasks, Impatient, LaneSettler, RetryDesk
 from streams.runner import Runner, keep_settled
 from streams.settings import RetrySettings, StreamSettings
 from streams.storm import StormGuard
@@ -40,10 +41,16 @@ def _worker(world: World) -> list[Runner]:
     loop = asyncio.get_running_loop()
     tools = Tools(broker=world, graveyard=world, attempts=world, retry=world, meter=world, chance=world.chance.random)
     guard = StormGuard(2.0, loop.time)  # never reached: what a storm does has tests of its own
-    works = [StageWork(world, _budget("decision"), guard, tools, keep_settled) for _ in range(2)]
+    settler = LaneSettler(world, world, BACKOFF_MS[0])
+    lane_tools = replace(tools, broker=settler)
+    works = [
+        StageWork(world, _budget("decision"), guard, tools, keep_settled),
+        StageWork(Impatient(world), _budget("decision"), guard, lane_tools, keep_settled),
+    ]
     broken = StageWork(BrokenTasks(), _budget("retry"), guard, tools, keep_settled)
     stage = Runner(works[0], _budget("decision"), guard)
-    retry = Runner(RetryDesk({"decision": works[1]}, broken, world), _budget("retry"), guard)
+    desk = RetryDesk({"decision": works[1]}, broken, settler, lambda _: works[0].paused)
+    retry = Runner(desk, _budget("retry"), guard)
     stage.add(cast("Inbox", WorldInbox(world, "FG_DECIDE")))
     retry.add(cast("Inbox", WorldInbox(world, "FG_RETRY")))
     return [stage, retry]
@@ -57,6 +64,8 @@ async def _live(world: World) -> None:
         while world.unsettled and not any(task.done() for task in tasks):
             await asyncio.sleep(5)
             assert asyncio.get_running_loop().time() < WORLD_S_MAX, f"unsettled: {world.unsettled}"
+            if world.silent_left:  # whose failure it is shows while others get through
+                world.store(INNOCENT)
         for task in tasks:
             task.cancel()
         for ended in await asyncio.gather(*tasks, return_exceptions=True):
