@@ -143,7 +143,7 @@ async def until_hinted(url: str, sender: Sender, count: int = 1) -> list[bytes]:
     names: list[bytes] = []
     async with asyncio.timeout(20):
         while len(names) < count:
-            names = [name async for name in client.scan_iter(f"fg:{{{sender.tenant_id}}}:h:*")]
+            names = [name async for name in client.scan_iter(f"fg:{{{sender.tenant_id}}}:h:*", count=10_000)]
     await client.aclose()
     return names
 

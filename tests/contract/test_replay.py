@@ -64,7 +64,7 @@ async def flush(url: str, sender: Sender) -> None:
     """Everything the coordination store knows of the tenant is gone, as after FLUSHALL."""
     await until_hinted(url, sender)
     client = redis_client(url)
-    names = [name async for name in client.scan_iter(f"fg:{{{sender.tenant_id}}}:*")]
+    names = [name async for name in client.scan_iter(f"fg:{{{sender.tenant_id}}}:*", count=10_000)]
     await client.delete(*names)
     await client.aclose()
 

@@ -18,7 +18,7 @@ async def until_hinted(admin: "Redis", tenant: str, count: int = 1) -> list[byte
     names: list[bytes] = []
     async with asyncio.timeout(BOUND_S):
         while len(names) < count:
-            names = [name async for name in admin.scan_iter(f"fg:{{{tenant}}}:h:*")]
+            names = [name async for name in admin.scan_iter(f"fg:{{{tenant}}}:h:*", count=10_000)]
     return names
 
 
