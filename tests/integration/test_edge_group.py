@@ -87,13 +87,21 @@ def test_readiness_names_every_process(running: Up) -> None:
     assert set(document["services"]["edge"]["services"]) == {"1", "2"}
 
 
+def published_again(stack: Stack) -> int:
+    """As an agent does it: a connection that waited at the killed process is reset, and the next one is served."""
+    try:
+        return publish(stack)
+    except ConnectionError:
+        return publish(stack)
+
+
 def test_a_process_that_is_killed_is_replaced_while_the_other_serves(running: Up) -> None:
     stack = running.stack()
     before = edges(running)
     victim = min(before)
     os.kill(victim, signal.SIGKILL)
     until("it is gone", lambda: victim not in sessions())
-    assert {publish(stack) for _ in range(10)} == {202}
+    assert {published_again(stack) for _ in range(10)} == {202}
     until("another in its place", lambda: len(edges(running) - before) == 1)
     until("ready again", lambda: is_ready(stack))
     assert before - {victim} < edges(running)
