@@ -26,9 +26,9 @@ help:
 run: .venv/run.stamp
 	@exec $(BIN)/frostgate up $(ARGS)
 
-# Tests mostly wait for servers, so three files run at a time on two cores, in their order: the short ones last.
+# Tests mostly wait for servers, so two files run at a time also on two busy cores, in their order: the short ones last.
 test: .venv/dev.stamp
-	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
