@@ -5,7 +5,7 @@ import logging
 
 from schemas.answers import NoAnswer
 from sinks.attempts import Attempts
-from sinks.faults import UnexpectedAnswerError
+from streams.stopping import set_within
 
 log = logging.getLogger("ops")
 
@@ -21,10 +21,6 @@ class AttemptSweep:
         while not stopping.is_set():
             try:
                 await self._attempts.drop_old()
-            except (NoAnswer, UnexpectedAnswerError):
+            except NoAnswer:
                 log.info("old attempts could not be dropped")
-            try:
-                async with asyncio.timeout(INTERVAL_S):
-                    await stopping.wait()
-            except TimeoutError:
-                continue
+            await set_within(stopping, INTERVAL_S)

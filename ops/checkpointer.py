@@ -18,6 +18,7 @@ from sinks.faults import TakenError
 from sinks.signing import SignatureError
 from sinks.verification import FORKED, ROLLED_BACK
 from sinks.worm import Worm
+from streams.stopping import set_within
 
 log = logging.getLogger("ops")
 
@@ -81,11 +82,7 @@ class Checkpointer:
                         await self.make_rounds(range(PARTITIONS), lambda: watch.permits)
                 except NoAnswer as problem:
                     log.warning("no checkpoints for now: %s", problem.code)
-            try:
-                async with asyncio.timeout(REQUESTS_S):
-                    await stopping.wait()
-            except TimeoutError:
-                continue
+            await set_within(stopping, REQUESTS_S)
 
     async def serve_requests(self, permitted: Callable[[], bool]) -> None:
         """Make the rounds somebody asked for. A request stays while another worker is at its partition.

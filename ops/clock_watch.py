@@ -10,8 +10,8 @@ from redis.exceptions import RedisError
 
 from schemas.answers import NoAnswer
 from schemas.units import Clock
-from sinks.faults import UnexpectedAnswerError
 from sinks.pg import Pool
+from streams.stopping import set_within
 
 log = logging.getLogger("ops")
 
@@ -64,11 +64,7 @@ class ClockWatch:
     async def run(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
             await self.check()
-            try:
-                async with asyncio.timeout(RETRY_S if self.skewed() else INTERVAL_S):
-                    await stopping.wait()
-            except TimeoutError:
-                continue
+            await set_within(stopping, RETRY_S if self.skewed() else INTERVAL_S)
 
     async def check(self) -> None:
         """Compare now."""
@@ -84,7 +80,7 @@ class ClockWatch:
         try:
             async with asyncio.timeout(ANSWER_S_MAX):
                 there_ms = await their_ms()
-        except (NoAnswer, UnexpectedAnswerError, RedisError, OSError):
+        except (NoAnswer, RedisError, OSError):
             return  # others watch whether and how they answer
         ahead_ms = there_ms - (asked_ms + self._clock.now_ms()) / 2
         self._comparisons[name] = _Comparison(ahead_ms, asyncio.get_running_loop().time())

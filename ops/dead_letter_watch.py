@@ -6,9 +6,9 @@ import logging
 from schemas.answers import NoAnswer
 from schemas.meter import Meter
 from schemas.metrics import DLQ_AGED, DLQ_WAITING
-from sinks.faults import UnexpectedAnswerError
 from sinks.waiting_letters import Waiting, WaitingLetters
 from streams.settings import RetrySettings
+from streams.stopping import set_within
 
 log = logging.getLogger("ops")
 
@@ -35,17 +35,13 @@ class DeadLetterWatch:
     async def run(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
             await self.check()
-            try:
-                async with asyncio.timeout(INTERVAL_S):
-                    await stopping.wait()
-            except TimeoutError:
-                continue
+            await set_within(stopping, INTERVAL_S)
 
     async def check(self) -> None:
         """Count now. Without an answer the last count stands."""
         try:
             found = await self._letters.count(self._age_seconds_max)
-        except (NoAnswer, UnexpectedAnswerError):
+        except NoAnswer:
             return
         self._meter.add(DLQ_WAITING, found.letters)
         self._meter.add(DLQ_AGED, found.aged)

@@ -18,13 +18,13 @@ from schemas.units import Clock
 from sinks import keyring
 from sinks.chain_reader import ChainFault
 from sinks.checkpoints import Checkpoints
-from sinks.faults import UnexpectedAnswerError
 from sinks.keyring import Keyring, KeyringError, RingFile
 from sinks.pg import Pool
 from sinks.rotations import note_rotations
 from sinks.signing import Signer
 from sinks.verification import ROLLED_BACK, Verification
 from streams.ports import DeadLetters, EvidenceStore, Ledger, Store
+from streams.stopping import set_within
 
 log = logging.getLogger("ops")
 
@@ -89,9 +89,9 @@ class EvidenceWatch:
         while not stopping.is_set():
             try:
                 await self.compare()
-            except (NoAnswer, UnexpectedAnswerError) as problem:  # away, or not migrated yet
+            except NoAnswer as problem:  # away, or not migrated yet
                 log.warning("the stored evidence cannot be compared yet: %s", problem)
-                await _pause(stopping, RETRY_S)
+                await set_within(stopping, RETRY_S)
                 continue
             if self._refusals:
                 raise EvidenceRefusedError("; ".join(self._refusals))
@@ -156,11 +156,11 @@ class EvidenceWatch:
             try:
                 await self.note_rotations()
                 await self.check_tails()
-                await _pause(stopping, INTERVAL_S)
+                await set_within(stopping, INTERVAL_S)
                 await self.compare()
             except NoAnswer as problem:
                 log.warning("the stored evidence cannot be compared for now: %s", problem.code)
-                await _pause(stopping, INTERVAL_S)
+                await set_within(stopping, INTERVAL_S)
 
     async def _daily(self, stopping: asyncio.Event) -> None:
         now_s = asyncio.get_running_loop().time
@@ -170,9 +170,9 @@ class EvidenceWatch:
                 await self.check_all(stopping)
             except NoAnswer as problem:
                 log.warning("the full pass over the evidence begins again: %s", problem.code)
-                await _pause(stopping, INTERVAL_S)
+                await set_within(stopping, INTERVAL_S)
                 continue
-            await _pause(stopping, max(0.0, begun_s + WHOLE_INTERVAL_S - now_s()))
+            await set_within(stopping, max(0.0, begun_s + WHOLE_INTERVAL_S - now_s()))
 
     async def _check(
         self, tenant_id: str, *, whole: bool, stopping: asyncio.Event | None = None, pause_s: float = 0.0
@@ -183,7 +183,7 @@ class EvidenceWatch:
                 if stopping is not None:
                     if stopping.is_set():
                         return
-                    await _pause(stopping, pause_s)
+                    await set_within(stopping, pause_s)
         except ChainFault as fault:
             if self._newest_ring() is ring:
                 self._found(fault)
@@ -287,11 +287,3 @@ class GuardedKeeper:
 def _guard(watch: EvidenceWatch) -> None:
     if not watch.permits:
         raise NoAnswer(Code.STORE_UNAVAILABLE)
-
-
-async def _pause(stopping: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await stopping.wait()
-    except TimeoutError:
-        return

@@ -8,6 +8,8 @@ from typing import Any
 from redis.asyncio import Redis, SSLConnection
 from redis.exceptions import RedisError, ResponseError
 
+from streams.stopping import set_within
+
 log = logging.getLogger("ops")
 
 INTERVAL_S = 5.0
@@ -39,11 +41,7 @@ class RedisWatch:
     async def run(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
             await self.check()
-            try:
-                async with asyncio.timeout(RETRY_S if self.findings else INTERVAL_S):
-                    await stopping.wait()
-            except TimeoutError:
-                continue
+            await set_within(stopping, RETRY_S if self.findings else INTERVAL_S)
 
     async def check(self) -> None:
         """Look now. A server that does not answer is a finding, but leaves the last proof standing for its time."""

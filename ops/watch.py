@@ -10,6 +10,7 @@ from sinks.attest import Attestation, attestation
 from sinks.pg import Pool
 from streams.jetstream import ApiError, JetStream
 from streams.settings import StreamSettings
+from streams.stopping import set_within
 from streams.topology import consumer_drift, stream_drift
 
 log = logging.getLogger("ops")
@@ -42,11 +43,7 @@ class TopologyWatch:
                 if found and found != self.findings:
                     log.error("the topology is not the declared one: %s", "; ".join(found))
                 self.findings = found
-            try:
-                async with asyncio.timeout(RETRY_S if self.findings else INTERVAL_S):
-                    await stopping.wait()
-            except TimeoutError:
-                continue
+            await set_within(stopping, RETRY_S if self.findings else INTERVAL_S)
 
     async def _drift(self) -> list[str]:
         try:
@@ -69,11 +66,7 @@ class IsolationWatch:
         while not stopping.is_set():
             await self.check()
             done = self.store_answers and not self.findings
-            try:
-                async with asyncio.timeout(INTERVAL_S if done else RETRY_S):
-                    await stopping.wait()
-            except TimeoutError:
-                continue
+            await set_within(stopping, INTERVAL_S if done else RETRY_S)
 
     async def check(self) -> None:
         """Attest now, and publish it. A database that does not answer leaves the last attestation standing."""

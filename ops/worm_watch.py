@@ -4,6 +4,7 @@ import asyncio
 import logging
 
 from sinks.worm import Worm
+from streams.stopping import set_within
 
 log = logging.getLogger("ops")
 
@@ -21,11 +22,7 @@ class WormWatch:
     async def run(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
             await self.check()
-            try:
-                async with asyncio.timeout(RETRY_S if self.findings else INTERVAL_S):
-                    await stopping.wait()
-            except TimeoutError:
-                continue
+            await set_within(stopping, RETRY_S if self.findings else INTERVAL_S)
 
     async def check(self) -> None:
         """Ask now."""

@@ -21,8 +21,9 @@ from schemas.decision import PolicyAnswer
 from streams.opa_breaker import Breaker, State
 from streams.opa_http import HttpClient
 from streams.opa_proof import Proof
-from streams.policy import NO_ANSWER, NO_RULE, STALE, no_answer, read_answer, set_within
+from streams.policy import NO_ANSWER, NO_RULE, STALE, no_answer, read_answer
 from streams.policy_files import PolicyError, PolicyFiles, read_policy
+from streams.stopping import set_within
 
 ANSWER_MS_MAX = 250
 PROVE_MS_MAX = 5_000

@@ -17,6 +17,7 @@ from schemas.codes import PolicyCode
 from schemas.decision import PolicyAnswer
 from streams.policy_files import PolicyError, PolicyFiles, read_policy
 from streams.policy_lint import faults_of
+from streams.stopping import set_within
 
 ENTRY_POINT = "data.fg.decision.decision"
 NO_RULE = PolicyAnswer(PolicyCode.POLICY_NO_RULE_DENY, ())
@@ -84,15 +85,6 @@ def no_answer(cause: str) -> PolicyAnswer:
     """The deny for an engine that failed, with a log line that says how; the event must not be in `cause`."""
     log.warning("the policy gave no answer: %s", cause, extra={"error_code": NO_ANSWER.code.value})
     return NO_ANSWER
-
-
-async def set_within(event: asyncio.Event, seconds: float) -> bool:
-    """Return once the event is set or the time is over; whether it is set."""
-    try:
-        async with asyncio.timeout(seconds):
-            return await event.wait()
-    except TimeoutError:
-        return False
 
 
 def sentence_of(fault: RuntimeError) -> str:

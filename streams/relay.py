@@ -8,7 +8,6 @@ import asyncio
 import logging
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 
 import msgspec
 
@@ -18,6 +17,7 @@ from schemas.rows import OutboxRow
 from schemas.subjects import PARTITIONS, lane
 from streams.committer import GroupCommitter
 from streams.ports import Outbox
+from streams.stopping import set_within
 
 log = logging.getLogger("streams")
 
@@ -78,9 +78,7 @@ class Relay:
         now_s = asyncio.get_running_loop().time
         until_s = now_s() + GIVE_WAY_S_MAX
         while (left_s := min(until_s, self._backlog_s + BACKLOG_S) - now_s()) > 0 and not stopping.is_set():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(left_s):
-                    await stopping.wait()
+            await set_within(stopping, left_s)
 
     async def _publish(self, rows: Sequence[OutboxRow]) -> None:
         submitted = [
