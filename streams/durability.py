@@ -79,6 +79,7 @@ class DurabilityWatch:
         self._unsettled_since_ms = UnixMs(0)
         self.findings: list[str] = ["the streams were not checked yet"]
         self._recheck = asyncio.Event()
+        self._checking = asyncio.Lock()
         self._reconnections = 0
         jetstream.on_reconnect(self._on_reconnect)
 
@@ -106,7 +107,14 @@ class DurabilityWatch:
         return UnixMs(window_start_ms) if lags else UnixMs(0)
 
     async def check(self) -> list[str]:
-        """Ask every server and compare every stream; returns the findings and remembers them. Never raises NoAnswer."""
+        """Ask every server and compare every stream; returns the findings and remembers them. Never raises NoAnswer.
+
+        One check at a time: what was asked first must not be believed last.
+        """
+        async with self._checking:
+            return await self._check()
+
+    async def _check(self) -> list[str]:
         reconnections = self._reconnections
         try:
             servers = await self._servers()

@@ -13,7 +13,7 @@ from ops.clock import SystemClock
 from ops.embedded import EmbeddedServers
 from ops.embedded.directory import DataDirectory
 from ops.embedded.nats import NATS_CONF
-from schemas.answers import PublishOutcome, Refused, Stored
+from schemas.answers import NoAnswer, PublishOutcome, Refused, Stored
 from schemas.codes import Code
 from schemas.meter import Meter
 from schemas.subjects import lane
@@ -186,6 +186,31 @@ async def test_a_reconnection_during_the_check_leaves_no_proof(
     monkeypatch.undo()
     assert await watch.check() == []
     assert watch.remembers_since_ms() <= SystemClock().now_ms()
+
+
+async def test_of_two_checks_the_one_that_asked_last_is_believed(
+    system: JetStream, watch: DurabilityWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collect = system.collect
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def silent_once(subject: str, data: bytes, answers_min: int, timeout_ms: int) -> list[bytes]:
+        if asked.is_set():
+            assert answered.is_set(), "two checks at once"
+            return await collect(subject, data, answers_min, timeout_ms)
+        asked.set()
+        await answered.wait()
+        raise NoAnswer(Code.STREAM_UNAVAILABLE)
+
+    monkeypatch.setattr(system, "collect", silent_once)
+    earlier = asyncio.create_task(watch.check())
+    await asked.wait()
+    later = asyncio.create_task(watch.check())
+    await asyncio.sleep(0)  # it has asked by now, or waits for its turn
+    answered.set()
+    assert await earlier != []
+    assert await later == []
+    assert watch.proven()
 
 
 async def test_a_new_connection_counts_only_after_everyone_forgot_the_old_one(
