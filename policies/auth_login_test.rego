@@ -31,6 +31,26 @@ test_two_countries_at_once_are_denied if reasons({"countries": ["DE", "VN"]}) ==
 
 test_a_count_that_is_text_is_malformed if reasons({"login_count": "many"}) == ["auth.malformed"]
 
+test_known_fields_of_another_type_are_malformed if {
+	every login in [
+		{"user": null},
+		{"outcome": "FAILURE"},
+		{"outcome": ""},
+		{"source_ip": ""},
+		{"source_ip": "::ffff:10.0.0.1"},
+		{"window_s": -1},
+		{"window_s": null},
+		{"failed_count": 10.5},
+		{"failed_count": -10},
+		{"failed_count": 9007199254740992},
+		{"countries": "DE"},
+		{"countries": {"a": "DE"}},
+		{"countries": ["DE", null]},
+	] {
+		reasons(login) == ["auth.malformed"]
+	}
+}
+
 test_a_tenant_may_allow_fewer_logins if {
 	reasons_for({"login_count": 6}, {"limits": {"logins_per_minute": 5}}) == ["auth.impossible_login_rate"]
 }

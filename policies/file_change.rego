@@ -9,23 +9,30 @@ import data.fg.tenant
 change := payload if {
 	payload := input.event.payload
 	shapes.is_plain_path(payload.path)
+	is_string(object.get(payload, "action", ""))
 	is_string(object.get(payload, "actor", ""))
 	is_string(object.get(payload, "sha256_before", ""))
 	is_string(object.get(payload, "sha256_after", ""))
 }
 
-path := shapes.comparable(change.path)
+paths := shapes.spellings(change.path)
 
-in_protected_place if path in lists.protected_files
+in_protected_place if {
+	some path in paths
+	path in lists.protected_files
+}
 
-in_protected_place if path in tenant.comparable("protected_files")
+in_protected_place if tenant.has_any_of("protected_files", paths)
 
-in_protected_place if strings.any_prefix_match(path, lists.protected_directories)
+in_protected_place if strings.any_prefix_match(paths, lists.protected_directories)
 
-in_protected_place if tenant.has_prefix_of("protected_directories", path)
+in_protected_place if tenant.has_prefix_of("protected_directories", paths)
 
-# Only two equal hashes prove that the content stayed.
-content_stayed if change.sha256_before == change.sha256_after
+# Only two equal hashes prove that the content stayed. An agent that could not hash writes something else twice.
+content_stayed if {
+	regex.match(`^[0-9a-fA-F]{64}$`, change.sha256_before)
+	change.sha256_before == change.sha256_after
+}
 
 by_package_manager if change.actor in lists.package_managers
 

@@ -11,11 +11,18 @@ flow := payload if {
 	shapes.is_address(payload.source_ip)
 	shapes.is_address(payload.destination_ip)
 	shapes.is_count(object.get(payload, "destination_port", 0))
+	shapes.is_name(object.get(payload, "protocol", ""))
 	shapes.is_count(object.get(payload, "bytes_out", 0))
+	shapes.is_count(object.get(payload, "bytes_in", 0))
 }
 
+comes_from_inside if shapes.in_ranges(flow.source_ip, lists.internal_ranges)
+
+# An agent that was told no source writes the address of nobody: it is its own host.
+comes_from_inside if shapes.in_ranges(flow.source_ip, ["0.0.0.0/8", "::/128"])
+
 leaves_the_house if {
-	shapes.in_ranges(flow.source_ip, lists.internal_ranges)
+	comes_from_inside
 	not shapes.in_ranges(flow.destination_ip, lists.internal_ranges)
 }
 

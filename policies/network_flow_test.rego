@@ -40,10 +40,60 @@ test_ipv6_leaves_as_ipv4_does if {
 	reasons(flow) == ["network.private_to_public"]
 }
 
-test_ipv4_inside_ipv6_is_malformed if reasons({"destination_ip": "::ffff:203.0.113.9"}) == ["network.malformed"]
+test_ipv4_inside_ipv6_is_malformed if {
+	every address in [
+		"::ffff:203.0.113.9",
+		"::FFFF:c633:6407",
+		"0:0:0:0:0:ffff:c633:6407",
+		"::ffff:0:c633:6407",
+		"::c633:6407",
+		"64:ff9b::c633:6407",
+		"64:FF9B:1::c633:6407",
+		"2002:c633:6407::1",
+		"2001:0:c633:6407::1",
+	] {
+		reasons({"destination_ip": address}) == ["network.malformed"]
+		reasons({"source_ip": address}) == ["network.malformed"]
+	}
+}
+
+test_what_is_no_address_is_malformed if {
+	every address in ["", " 10.0.0.1", "10.0.0.1\n", "010.0.0.1", "10.1", "3325256711", "10.0.0.0/8", "fe80::1%eth0", "host", 7, null] {
+		reasons({"destination_ip": address}) == ["network.malformed"]
+	}
+}
+
+test_the_hosts_own_ipv6_address_is_one if reasons({"source_ip": "::1", "destination_ip": "::1", "destination_port": 6881}) == []
+
+test_a_source_nobody_told_is_the_host_itself if {
+	every address in ["0.0.0.0", "0.1.2.3", "::", "0:0:0:0:0:0:0:0"] {
+		reasons({"source_ip": address, "destination_port": 6881}) == ["network.private_to_public"]
+	}
+}
+
+test_a_destination_nobody_told_is_not_inside if {
+	every address in ["0.0.0.0", "::"] {
+		reasons({"destination_ip": address, "destination_port": 6881}) == ["network.private_to_public"]
+	}
+}
+
+test_a_host_without_an_address_may_ask_for_one if {
+	reasons({"source_ip": "0.0.0.0", "destination_ip": "255.255.255.255", "destination_port": 67}) == []
+}
+
+test_known_fields_of_another_type_are_malformed if {
+	every flow in [{"protocol": []}, {"bytes_in": "1"}, {"bytes_out": -1}, {"destination_port": "3389"}, {"destination_port": null}] {
+		reasons(flow) == ["network.malformed"]
+	}
+	every protocol in ["TCP", 6] {
+		reasons({"protocol": protocol}) == []
+	}
+}
 
 test_a_tenant_adds_ranges if {
-	reasons_for({}, {"denied_ranges": ["203.0.113.0/24"]}) == ["network.denied_range"]
+	every range in ["203.0.113.0/24", "203.0.113.77/24", "203.0.113.9/32", "0.0.0.0/0"] {
+		reasons_for({}, {"denied_ranges": [range]}) == ["network.denied_range"]
+	}
 }
 
 test_a_tenant_adds_ports if reasons_for({}, {"denied_egress_ports": [443]}) == ["network.denied_port"]

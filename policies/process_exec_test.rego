@@ -21,9 +21,37 @@ test_a_path_that_climbs_is_malformed if reasons("/usr/bin/../../tmp/x") == ["pro
 
 test_a_known_tool_is_denied_wherever_it_lies if reasons("/srv/mimikatz.exe") == ["process.denied_tool"]
 
+test_no_spelling_of_a_known_tool_is_another if {
+	every path in ["/srv/Hydra/", "C:/x/mimikatz.exe.", "C:/x/mimikatz.EXE ", "C:/x/a.txt:mimikatz.exe", "C:/x/mimikatz.exe::$DATA"] {
+		reasons(path) == ["process.denied_tool"]
+	}
+}
+
+test_a_path_that_does_not_mean_what_it_says_is_malformed if {
+	every path in ["", "mimikatz", "tmp/x", `\Windows\Temp\x`, "/usr/.. /tmp/x", "/tmp/.../x", "/proc/self/root/tmp/x", "C:x"] {
+		reasons(path) == ["process.malformed"]
+	}
+}
+
+test_known_fields_of_another_type_are_malformed if {
+	every execution in [{"args": "-c x"}, {"args": null}, {"args": [1]}, {"user": 0}, {"parent": []}] {
+		reasons_for(object.union({"path": "/bin/sh"}, execution), {}) == ["process.malformed"]
+	}
+	reasons_for({"path": "/bin/sh", "parent": 1}, {}) == []
+}
+
 test_an_encoded_command_is_denied if {
 	execution := {"path": "/bin/bash", "args": ["-c", "echo aWQ= | base64 -d | sh"]}
 	reasons_for(execution, {}) == ["process.encoded_command"]
+}
+
+test_blanks_and_shells_do_not_hide_an_encoded_command if {
+	every execution in [
+		{"path": "/bin/ash", "args": ["-c", "echo aWQ= | base64\t--decode | sh"]},
+		{"path": "C:/Windows/System32/cmd.exe", "args": ["/c", "powershell\t-enc\tQUJDREVGR0hJSktMTU5PUA=="]},
+	] {
+		reasons_for(execution, {}) == ["process.encoded_command"]
+	}
 }
 
 test_a_tenant_adds_directories if {
@@ -32,7 +60,10 @@ test_a_tenant_adds_directories if {
 }
 
 test_a_tenant_adds_programs if {
-	reasons_for({"path": "/usr/bin/nmap"}, {"denied_programs": ["NMAP"]}) == ["process.denied_tool"]
+	every entry in ["NMAP", "nmap.exe", "/usr/bin/nmap"] {
+		reasons_for({"path": "/usr/bin/nmap"}, {"denied_programs": [entry]}) == ["process.denied_tool"]
+	}
+	reasons_for({"path": `C:\Tools\Nmap.exe`}, {"denied_programs": [`C:\tools\nmap.exe`]}) == ["process.denied_tool"]
 }
 
 test_a_tenant_takes_no_directory_away if {

@@ -26,12 +26,15 @@ list(name) := value if {
 	count(value) <= 250
 }
 
-comparable(name) := {shapes.comparable(text) |
+spelled(name) := {shapes.spelled(text) |
 	some text in list(name)
 	is_string(text)
 }
 
-has_prefix_of(name, path) if strings.any_prefix_match(path, comparable(name))
+has_any_of(name, candidates) if count(spelled(name) & candidates) > 0
+
+# An entry without a slash at its end denies everything that begins alike.
+has_prefix_of(name, paths) if strings.any_prefix_match(paths, spelled(name))
 
 limit(name) := min({limits[name], object.get(own_limits, name, limits[name])})
 

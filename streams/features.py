@@ -45,8 +45,9 @@ KNOWN_TOOLS = frozenset(
 )
 SUSPICIOUS_WORDS = ("${jndi:", "../../../", "/dev/tcp/", "/etc/shadow", "break-in attempt", "union select")
 ENCODED_COMMAND = re.compile(
-    r"(?i)(^| )-e[a-z]* +[a-z0-9+/=]{16,}( |$)|base64 +(-d|--decode)|b64decode|frombase64string"
+    r"(?i)(^|\s)-e[a-z]*\s+[a-z0-9+/=]{16,}(\s|$)|base64\s+(-d|--decode)|b64decode|frombase64string"
 )
+SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 REMOTE_ACCESS_PORTS = frozenset({23, 135, 139, 445, 3389, 4444, 5900, 6667})
 INTERNAL_RANGES = (
     "10.0.0.0/8",
@@ -56,6 +57,7 @@ INTERNAL_RANGES = (
     "127.0.0.0/8",
     "169.254.0.0/16",
     "224.0.0.0/4",
+    "255.255.255.255/32",
     "::1/128",
     "fc00::/7",
     "fe80::/10",
@@ -157,7 +159,8 @@ def _place(path: str) -> str:
 def _is_expected_change(payload: Mapping[str, Any]) -> bool:
     """A package manager did it, or two equal hashes prove that the content stayed."""
     before = _text(payload, "sha256_before")
-    return _text(payload, "actor") in PACKAGE_MANAGERS or (before != "" and before == _text(payload, "sha256_after"))
+    stayed = SHA256.fullmatch(before) is not None and before == _text(payload, "sha256_after")
+    return _text(payload, "actor") in PACKAGE_MANAGERS or stayed
 
 
 def _has_suspicious_words(line: str) -> bool:

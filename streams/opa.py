@@ -21,7 +21,7 @@ from schemas.decision import PolicyAnswer
 from streams.opa_breaker import Breaker, State
 from streams.opa_http import HttpClient
 from streams.opa_proof import Proof
-from streams.policy import NO_ANSWER, NO_RULE, STALE, no_answer, read_answer
+from streams.policy import NO_ANSWER, NO_RULE, STALE, no_answer, read_answer, refuse_impure
 from streams.policy_files import PolicyError, PolicyFiles, read_policy
 from streams.stopping import set_within
 
@@ -81,9 +81,12 @@ class RemotePolicy:
     async def connect(cls, url: str, directory: Path) -> "RemotePolicy":
         """Return once the server was seen to hold exactly the modules and data in `directory`.
 
-        Raises PolicyError when it does not answer or holds other modules or data.
+        Raises PolicyError when the rules must not be used, whoever runs them, and when the server does not answer or
+        holds other modules or data.
         """
-        policy = cls(url, read_policy(directory))
+        files = read_policy(directory)
+        refuse_impure(files)
+        policy = cls(url, files)
         try:
             await policy.prove()
         except PolicyError:

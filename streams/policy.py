@@ -92,6 +92,21 @@ def sentence_of(fault: RuntimeError) -> str:
     return str(fault).split("\n\nStack backtrace")[0].strip()
 
 
+def refuse_impure(files: PolicyFiles) -> None:
+    """Raises PolicyError when a module does not parse, calls what it must not or depends on itself."""
+    engine = regorus.Engine()
+    try:
+        for name, text in files.modules:
+            engine.add_policy(name, text)
+        faults = faults_of(msgspec.json.decode(engine.get_ast_as_json()))
+    except RuntimeError as cause:
+        raise PolicyError(sentence_of(cause)) from cause
+    finally:
+        del engine  # of this thread: kept by a traceback it could be freed by another one
+    if faults:
+        raise PolicyError("; ".join(faults))
+
+
 class EmbeddedPolicy:
     """Rego rules compiled once and run in this process, each evaluation bounded by the engine to 25,000 steps.
 
@@ -109,13 +124,8 @@ class EmbeddedPolicy:
         depends on itself or meets its own name in the data, and when nothing defines the decision
         or it is of another shape.
         """
-        engine = regorus.Engine()
+        refuse_impure(files)
         try:
-            for name, text in files.modules:
-                engine.add_policy(name, text)
-            faults = faults_of(msgspec.json.decode(engine.get_ast_as_json()))
-            if faults:
-                raise PolicyError("; ".join(faults))
             program = regorus.Program.compile_from_modules(files.data, list(files.modules), [ENTRY_POINT])
             self._machine = regorus.Rvm()
             self._machine.load_program(program)
@@ -124,10 +134,8 @@ class EmbeddedPolicy:
         except RuntimeError as cause:
             vars(self).pop("_machine", None)
             raise PolicyError(sentence_of(cause)) from cause
-        finally:
-            del engine  # of this thread: kept by a traceback it could be freed by another one
         if probe == NO_ANSWER:
-            del self._machine  # for the same reason
+            del self._machine  # of this thread: kept by a traceback it could be freed by another one
             raise PolicyError(f"{ENTRY_POINT} must be an object of `allow` and, when it denies, `reasons`")
         self.policy_hash = files.policy_hash
         self._directory = directory

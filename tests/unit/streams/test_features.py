@@ -97,6 +97,7 @@ def test_any_event_has_every_feature_with_a_word_of_the_vocabulary(event: dict[s
         ("known_tool", False, {"payload": {"path": "/usr/bin/mimikatz-docs"}}),
         ("encoded_command", True, {"payload": {"args": ["-enc", "QUJDREVGR0hJSktMTU5PUA=="]}}),
         ("encoded_command", True, {"payload": {"args": ["-c", 7, "x | base64 -d"]}}),
+        ("encoded_command", True, {"payload": {"args": ["-c", "base64\t-d"]}}),
         ("encoded_command", False, {"payload": {"args": ["-e", "short"]}}),
         ("system_file_changed", True, {"payload": {"kind": "file.change", "path": "/etc/passwd"}}),
         ("system_file_changed", False, {"payload": {"kind": "process.exec", "path": "/etc/passwd"}}),
@@ -109,6 +110,23 @@ def test_any_event_has_every_feature_with_a_word_of_the_vocabulary(event: dict[s
             "system_file_changed",
             True,
             {"payload": {"kind": "file.change", "path": "/usr/bin/ls", "sha256_before": "", "sha256_after": ""}},
+        ),
+        (
+            "system_file_changed",
+            True,
+            {"payload": {"kind": "file.change", "path": "/bin/ls", "sha256_before": "none", "sha256_after": "none"}},
+        ),
+        (
+            "system_file_changed",
+            False,
+            {
+                "payload": {
+                    "kind": "file.change",
+                    "path": "/bin/ls",
+                    "sha256_before": "a" * 64,
+                    "sha256_after": "a" * 64,
+                }
+            },
         ),
         ("private_to_public", True, {"payload": {"source_ip": "10.0.0.1", "destination_ip": "203.0.113.1"}}),
         ("private_to_public", True, {"payload": {"source_ip": "fd00::1", "destination_ip": "2001:db8::1"}}),

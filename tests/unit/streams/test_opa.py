@@ -219,6 +219,26 @@ async def test_a_server_with_other_rules_is_refused(
         await RemotePolicy.connect(opa.url, directory)
 
 
+@pytest.mark.parametrize(
+    ("rule", "fault"),
+    [
+        ('decision := {"allow": http.send({"url": "http://x"}).status_code == 200}', "the built-in http.send"),
+        ('decision := {"allow": time.now_ns() > 0}', "the built-in time.now_ns"),
+        ('decision := {"allow": decision.allow}', "depends on itself"),
+        ('decision := {"allow": ', "main.rego"),
+    ],
+)
+async def test_rules_that_must_not_be_used_are_refused_also_when_a_server_would_run_them(
+    opa: FakeOpa, directory: Path, rule: str, fault: str
+) -> None:
+    """A decision that follows from more than rules and event could not be made again from the evidence."""
+    (directory / "main.rego").write_text(f"package fg.decision\n{rule}\n")
+    opa.answers["/v1/policies"] = {"result": [{"id": "main.rego", "raw": (directory / "main.rego").read_text()}]}
+    with pytest.raises(PolicyError, match=fault):
+        await RemotePolicy.connect(opa.url, directory)
+    assert opa.asked == []
+
+
 async def test_a_server_that_is_not_there_is_refused(unused_url: str, directory: Path) -> None:
     with pytest.raises(PolicyError, match="could not be asked"):
         await RemotePolicy.connect(unused_url, directory)

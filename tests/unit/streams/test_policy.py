@@ -19,6 +19,7 @@ from streams.policy import ENTRY_POINT, NO_ANSWER, NO_RULE, EmbeddedPolicy, read
 from streams.policy_files import PolicyError, read_policy
 
 SHIPPED = Path(__file__).parents[3] / "policies"
+SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 FIELDS = {
     "auth.login": ("user", "outcome", "source_ip", "window_s", "failed_count", "login_count", "countries"),
     "process.exec": ("path", "args"),
@@ -106,6 +107,21 @@ async def test_an_event_without_a_kind_is_denied(shipped: EmbeddedPolicy, docume
         ),
         ({"kind": "file.change", "path": "/etc/passwd"}, ("file.tampered_system_file",)),
         ({"kind": "file.change", "path": "/ETC/passwd", "actor": "/tmp/dpkg"}, ("file.tampered_system_file",)),
+        (
+            {"kind": "file.change", "path": "/etc/passwd", "sha256_before": "", "sha256_after": ""},
+            ("file.tampered_system_file",),
+        ),
+        ({"kind": "file.change", "path": "/etc/passwd/"}, ("file.tampered_system_file",)),
+        ({"kind": "file.change", "path": "etc/passwd"}, ("file.malformed",)),
+        ({"kind": "process.exec", "path": "/srv/hydra/"}, ("process.denied_tool",)),
+        (
+            {"kind": "network.flow", "source_ip": "10.0.0.1", "destination_ip": "64:ff9b::c633:6402"},
+            ("network.malformed",),
+        ),
+        (
+            {"kind": "network.flow", "source_ip": "0.0.0.0", "destination_ip": "203.0.113.9", "destination_port": 6881},
+            ("network.private_to_public",),
+        ),
         ({"kind": "log.line"}, ("log.malformed",)),
     ],
 )
@@ -123,7 +139,7 @@ async def test_no_spelling_of_a_value_slips_past_its_rule(
         {"kind": "auth.login", "user": "a", "countries": ["DE", "DE"]},
         {"kind": "process.exec", "path": "/srv/..data/run"},
         {"kind": "network.flow", "source_ip": "10.0.0.1", "destination_ip": "192.168.7.7", "destination_port": 445},
-        {"kind": "file.change", "path": "/usr/bin/ls", "sha256_before": "a", "sha256_after": "a"},
+        {"kind": "file.change", "path": "/usr/bin/ls", "sha256_before": SHA256, "sha256_after": SHA256},
         {"kind": "log.line", "line": ""},
     ],
 )

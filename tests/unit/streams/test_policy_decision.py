@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -166,6 +167,14 @@ async def test_what_is_no_task_costs_no_look_at_the_store() -> None:
     broken = Delivery(lane("acme").decide, b"{}", "reply", "FG_DECIDE_0", 1)
     assert await stage(Rules(), stores).run([broken]) == [Dead(DeadReason.POISON)]
     assert stores.readings == []
+
+
+async def test_an_event_with_a_number_that_no_rule_could_read_is_poison_and_its_neighbours_are_decided() -> None:
+    stores = Stores({})
+    whole = delivery("acme")
+    huge = replace(whole, data=whole.data.replace(b'"/usr/bin/1"', b"1e999"))
+    assert huge.data != whole.data
+    assert await stage(Rules(), stores).run([huge, whole]) == [Dead(DeadReason.POISON), DONE]
 
 
 async def test_an_event_that_is_decided_with_another_body_ends_dead_and_its_neighbours_do_not() -> None:
