@@ -1,9 +1,13 @@
 """The worker's signed reports: the attestation of row-level security, for whoever has no way into the database."""
 
 import asyncio
+import errno
+import fcntl
 import os
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -15,13 +19,20 @@ from sinks.signing import SignatureError, Signer, verified_payload
 
 REPORT = "rls_attestation.txt"
 ENVELOPE = "rls_attestation.txt.dsse"
+LOCK = ".rls_attestation.lock"
 PAYLOAD_TYPE = "application/vnd.frostgate.report+text"
 RENEWED_MS = 3_600_000
+TURN_WAIT_S = 5.0
+"""How long a worker waits for another to have written: one that was stopped in the middle must not stop all."""
+_TRIED_AGAIN_S = 0.05
 _MODE = 0o644
 
 
 class AttestationReport:
-    """Keeps `rls_attestation.txt` and its envelope in a directory true to the last attestation."""
+    """Keeps `rls_attestation.txt` and its envelope in a directory true to the last attestation.
+
+    Several workers may keep the same directory: the two files are always of one of them.
+    """
 
     def __init__(self, directory: Path, signer: Signer, clock: Clock) -> None:
         self._directory = directory
@@ -48,8 +59,9 @@ class AttestationReport:
 
     def _write(self, report: bytes) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
-        _replace(self._directory / ENVELOPE, self._signer.sign(PAYLOAD_TYPE, report))
-        _replace(self._directory / REPORT, report)
+        with _turn(self._directory / LOCK):
+            _replace(self._directory / ENVELOPE, self._signer.sign(PAYLOAD_TYPE, report))
+            _replace(self._directory / REPORT, report)
 
 
 def text_of(attestation: Attestation, now_ms: UnixMs) -> str:
@@ -94,6 +106,31 @@ def _verdict(broken: int, asked: bool) -> str:
     if broken:
         return f"{broken} broken"
     return "ok" if asked else "unknown"
+
+
+@contextmanager
+def _turn(lock: Path) -> Iterator[None]:
+    """While no other process is in this block for the same file. Raises OSError when it has waited for too long."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        waited_s = 0.0
+        while not _is_free(descriptor):
+            if waited_s >= TURN_WAIT_S:
+                raise TimeoutError(errno.ETIMEDOUT, "another worker is writing it")
+            time.sleep(_TRIED_AGAIN_S)
+            waited_s += _TRIED_AGAIN_S
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_free(descriptor: int) -> bool:
+    """Whether the lock was free, and is now this descriptor's."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from schemas.answers import Refusal
 from sinks.faults import UnexpectedAnswerError, is_denied
 from sinks.migrate import packaged
 from sinks.pg import Connection, Pool
@@ -16,7 +17,7 @@ RULES = {
     "T2": "it is forced, for the owner too",
     "T3": "every table has a tenant_id that is never null, or is exempt by name",
     "T4": "every table has its restrictive policy for everyone and its permissive one for this login",
-    "T5": "every policy has the one text, and the functions behind policies and triggers their bodies",
+    "T5": "every policy has the one text, and the functions that isolation stands on their definitions",
     "T6": "nobody here may truncate, refer to or maintain a table, or put triggers on it",
     "T7": "every unique index starts with tenant_id",
     "T8": "every foreign key carries tenant_id",
@@ -29,7 +30,7 @@ RULES = {
     "S2": "nobody here may create temporary tables",
     "S3": "nothing is granted to PUBLIC",
     "S4": "row security, durability and trigger settings are the server's defaults",
-    "S5": "every trigger is enabled, and those that keep tables from losing rows are there",
+    "S5": "every trigger is enabled, and those that keep rows and ask for a tenant are there as defined",
     "P1": "every partition is protected like its table",
     "M1": "every migration of this program is applied",
     "B1": "with row_security off, reading a table with tenants is refused",
@@ -54,21 +55,40 @@ DEFINER_FUNCTIONS = {
     "app.drop_ingest_partition(date, jsonb)": "drops a day that the plans it is told of do not need; returns nothing",
 }
 LOOSE_INDEXES = {"ingest_dlq_pkey": "the table's published id is a number of its own"}
-KEEPERS = (
-    "public.chain_entries append_only",
-    "public.operator_actions append_only",
-    "public.chain_checkpoints append_only",
-    "public.chain_nodes append_only",
-    "public.chain_leaves append_only",
-    "public.chain_frontiers never_less",
-)
-"""Tables that only grow, each with the trigger that sees to it."""
-GUARDS = {
-    "app.refuse_change()": "91b850f51aad32ee7b4033dd61eb482975db2b67e8b34e4f926989c66b0ff4c1",
-    "app.set_tenants(text[])": "e431b36b0842200fd44be684ca08048493d6a01aefd785caa1f8fa8eba10fcf3",
-    "app.tenants()": "94af495c85df1becedb10fefac22d16635749e392c0bd0fea7f602cfb739b356",
+_GROWS = "append_only BEFORE DELETE OR UPDATE OR TRUNCATE"
+_OF_A_ROUND = "partition, checkpoint_seq, tree_size, root_sha256, note, leaves, created_at"
+KEEPERS = {
+    table: f"CREATE TRIGGER {when} ON {table} FOR EACH STATEMENT EXECUTE FUNCTION app.refuse_change()"
+    for table, when in {
+        "public.chain_entries": _GROWS,
+        "public.operator_actions": _GROWS,
+        "public.chain_checkpoints": f"append_only BEFORE DELETE OR UPDATE OF {_OF_A_ROUND} OR TRUNCATE",
+        "public.chain_nodes": _GROWS,
+        "public.chain_leaves": _GROWS,
+        "public.chain_frontiers": "never_less BEFORE DELETE OR TRUNCATE",
+    }.items()
 }
-"""The functions the policies and those triggers stand on, and the SHA-256 of their bodies."""
+"""Tables that only grow, each with the trigger that sees to it, in the server's words (pg_get_triggerdef)."""
+ASKS_FOR_A_TENANT = (
+    "CREATE TRIGGER tenant_named BEFORE INSERT OR DELETE OR UPDATE ON %s"
+    " FOR EACH STATEMENT EXECUTE FUNCTION app.require_tenants()"
+)
+"""The trigger on every table with tenants: a write to an empty table meets no policy, for it meets no row."""
+PINNED = {
+    "app.drop_ingest_partition(date, jsonb)": "dba708b3a9eb24ffa8edd415cce6f5da193c25c7ece67df782ba0659e588ab19",
+    "app.ensure_ingest_partition(date)": "ff402e9369ef67b040584f0b948415f0dfbd025d72361f8bc82943ef434d5633",
+    "app.is_tenant_id(text)": "da48ec449134c79d4064c57ff4218ffd4d9eb2456972148b1bfe58ab2bd4ffcb",
+    "app.protect(regclass)": "673f0798f8f07cb27c8e2ca294b3b66d7e1efa2520d3e43c57e7896742971203",
+    "app.refuse_change()": "8cafb00a4d20230dc3b789aa4210683da4634b04401919073f6379a42d768d3d",
+    "app.require_tenants()": "722db7f4f58ff8414c7f666e031215ad1b74db0fdc098d1974d089db2026fb37",
+    "app.set_tenants(text[])": "89e1b1f360043fdbe6c79d88c57b0a43776f0d5d730cb577bff13f389f4cd511",
+    "app.tenants()": "d90beee19440583f243d2436c265d9e518b89fb2acd31188312485982d9051b3",
+}
+"""The functions that policies, triggers and partitions stand on, and the SHA-256 of their definitions.
+
+The definition is the server's own (pg_get_functiondef), the same words from version 15 to 18: body, settings,
+volatility, and whose rights it runs with.
+"""
 CANONICAL_POLICY = "(tenant_id = ANY (( SELECT app.tenants() AS tenants)::text[]))"
 
 _PROBE_TENANT = "attestation"
@@ -118,14 +138,15 @@ async def findings(pool: Pool) -> list[str]:
 async def attestation(pool: Pool) -> Attestation:
     """As `findings`, with what was asked. Raises NoAnswer.
 
-    A database that refuses to be asked is one finding.
+    A database that refuses to be asked, or does not understand what it is asked, is one finding.
     """
     try:
         async with pool.connection() as connection:
             server, login, database = await connection.fetchrow(_ASKED)
             found = await _missing_migrations(connection) + await _broken_rules(connection)
         probed, unbound = await _probed(pool)
-    except UnexpectedAnswerError as problem:
+    except (UnexpectedAnswerError, Refusal) as problem:
+        # A Refusal is of a value in the call. All of them are this program's: the server takes its words otherwise.
         found = [Finding(UNATTESTABLE, "database", f"row-level security cannot be attested: {problem}")]
         return Attestation("unknown", "unknown", "unknown", tuple(found), ())
     return Attestation(server, login, database, (*found, *unbound), tuple(probed))
@@ -148,8 +169,10 @@ async def _broken_rules(connection: Connection) -> list[Finding]:
         list(DEFINER_FUNCTIONS),
         list(LOOSE_INDEXES),
         list(KEEPERS),
-        list(GUARDS),
-        list(GUARDS.values()),
+        list(KEEPERS.values()),
+        list(PINNED),
+        list(PINNED.values()),
+        ASKS_FOR_A_TENANT,
     )
     return sorted(Finding(*row) for row in rows)
 

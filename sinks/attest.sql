@@ -1,8 +1,9 @@
 -- Every row returned is a finding (rule, object, finding): a way around row-level security, or durability that is not
 -- as promised. The rules are named in `sinks/attest.py`; docs/isolation.md says what each of them is for.
 -- $1 tables exempt from row-level security, $2 the policies' one text, $3 functions that may run as their owner,
--- $4 unique indexes that may start with another column than tenant_id, $5 `table trigger` of the tables that only grow,
--- $6 the functions behind policies and triggers, $7 the SHA-256 of their bodies.
+-- $4 unique indexes that may start with another column than tenant_id, $5 the tables that only grow, $6 the definition
+-- of the trigger that keeps each so, $7 the functions that isolation stands on, $8 the SHA-256 of their definitions,
+-- $9 the definition of the trigger on every table with tenants, with %s for the table.
 WITH RECURSIVE reachable AS (
     SELECT oid, rolname, rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication AS mighty
     FROM pg_roles WHERE rolname IN (current_user, session_user)
@@ -83,15 +84,23 @@ UNION ALL
 SELECT 'T5', t.name, format('policy %I is not the canonical one', p.polname)
 FROM tenant_tables AS t JOIN policies AS p ON p.polrelid = t.oid WHERE NOT p.canonical
 UNION ALL
-SELECT 'T5', format('function %s', required.name), 'has another body than this program relies on'
-FROM unnest($6::text[], $7::text[]) AS required (name, body_sha256) WHERE NOT EXISTS (
+-- The definition has body, settings, volatility and whose rights it runs with. Asked only of what has one: the server
+-- refuses to define an aggregate.
+SELECT 'T5', format('function %s', required.name), 'is defined otherwise than this program relies on'
+FROM unnest($7::text[], $8::text[]) AS required (name, sha256) WHERE NOT EXISTS (
     SELECT FROM functions AS f
-    WHERE f.name = required.name AND encode(sha256(convert_to(f.prosrc, 'UTF8')), 'hex') = required.body_sha256
+    WHERE CASE WHEN f.name = required.name AND f.prokind = 'f'
+        THEN encode(sha256(convert_to(pg_get_functiondef(f.oid), 'UTF8')), 'hex') = required.sha256
+    END
 )
 UNION ALL
+-- MAINTAIN is a privilege from version 17 on; before, only the owner may maintain.
 SELECT 'T6', name, format('role %I may truncate, refer to, maintain it or put triggers on it', rolname)
 FROM relations JOIN reachable
-    ON has_table_privilege(reachable.oid, relations.oid, 'TRUNCATE, REFERENCES, TRIGGER, MAINTAIN')
+    ON has_table_privilege(
+        reachable.oid, relations.oid, 'TRUNCATE, REFERENCES, TRIGGER'
+            || CASE WHEN current_setting('server_version_num')::integer >= 170000 THEN ', MAINTAIN' ELSE '' END
+    )
     OR has_any_column_privilege(reachable.oid, relations.oid, 'REFERENCES')
 WHERE relkind IN ('r', 'p') AND NOT mighty
 UNION ALL
@@ -159,8 +168,13 @@ UNION ALL
 SELECT 'S5', r.name, format('trigger %I is disabled', t.tgname)
 FROM pg_trigger AS t JOIN relations AS r ON r.oid = t.tgrelid WHERE t.tgenabled NOT IN ('O', 'A')
 UNION ALL
-SELECT 'S5', split_part(guarded, ' ', 1), format('trigger %I is missing', split_part(guarded, ' ', 2))
-FROM unnest($5::text[]) AS guarded WHERE NOT EXISTS (
+SELECT 'S5', guarded.name, 'the trigger that keeps it from losing rows is missing or another'
+FROM unnest($5::text[], $6::text[]) AS guarded (name, definition) WHERE NOT EXISTS (
     SELECT FROM pg_trigger AS t JOIN relations AS r ON r.oid = t.tgrelid
-    WHERE r.name || ' ' || t.tgname = guarded
+    WHERE r.name = guarded.name AND pg_get_triggerdef(t.oid) = guarded.definition
+)
+UNION ALL
+SELECT 'S5', t.name, 'the trigger that refuses writes without a tenant is missing or another'
+FROM tenant_tables AS t WHERE NOT EXISTS (
+    SELECT FROM pg_trigger AS g WHERE g.tgrelid = t.oid AND pg_get_triggerdef(g.oid) = format($9, t.name)
 )

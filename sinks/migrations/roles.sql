@@ -5,6 +5,9 @@ DO $$
 DECLARE
     role text;
     attributes text;
+    -- Before version 16 a membership has no options: a member may become the role, and inherits nothing when it was made
+    -- with NOINHERIT, as all of these are.
+    has_options boolean := current_setting('server_version_num')::integer >= 160000;
 BEGIN
     -- Roles belong to the whole server: another of its databases may have made one, or be making it now.
     FOR role, attributes IN VALUES
@@ -21,8 +24,9 @@ BEGIN
     END LOOP;
     -- The administrator of tenants becomes the role that deletes for as long as a transaction asks, and never by itself.
     BEGIN
-        IF NOT pg_has_role('fg_admin', 'fg_retention', 'SET') THEN
-            GRANT fg_retention TO fg_admin WITH INHERIT FALSE, SET TRUE;
+        IF NOT pg_has_role('fg_admin', 'fg_retention', CASE WHEN has_options THEN 'SET' ELSE 'MEMBER' END) THEN
+            EXECUTE 'GRANT fg_retention TO fg_admin'
+                || CASE WHEN has_options THEN ' WITH INHERIT FALSE, SET TRUE' ELSE '' END;
         END IF;
     EXCEPTION WHEN duplicate_object OR unique_violation THEN
         NULL;

@@ -1,6 +1,8 @@
 """Isolation is attested where everything is in order, told in a signed report, and a condition of readiness."""
 
+import asyncio
 import stat
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,11 @@ import asyncpg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from ops import watch
+from ops import reports, watch
 from ops.clock import SystemClock
 from ops.embedded import EmbeddedServers
 from ops.evidence_files import EvidenceFiles
-from ops.reports import ENVELOPE, RENEWED_MS, REPORT, AttestationReport, checked_report
+from ops.reports import ENVELOPE, LOCK, RENEWED_MS, REPORT, AttestationReport, checked_report
 from ops.settings import load
 from ops.watch import IsolationWatch
 from ops.worker_service import build
@@ -87,7 +89,7 @@ async def test_a_report_names_every_rule_and_every_probed_table_and_is_signed(tm
     assert "time      2026-01-01T00:00:00.000Z\n" in text
     assert all(f"  {rule}  ok" in text for rule in RULES)
     assert "  decisions\n  event_keys\n" in text
-    assert {path.name for path in directory.iterdir()} == {REPORT, ENVELOPE}
+    assert {path.name for path in directory.iterdir()} == {REPORT, ENVELOPE, LOCK}
     assert stat.S_IMODE((directory / REPORT).stat().st_mode) == 0o644
 
 
@@ -140,6 +142,63 @@ async def test_a_report_of_another_signer_proves_nothing(tmp_path: Path, signer:
     create_key(tmp_path / "other.pem")
     with pytest.raises(SignatureError):
         checked_report(tmp_path, _keys(Signer.load(tmp_path / "other.pem")))
+
+
+async def test_two_workers_with_one_directory_leave_the_report_that_its_envelope_signs(
+    tmp_path: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One publishes between the two files of the other."""
+    first, second = (AttestationReport(tmp_path, signer, Hands()) for _ in range(2))
+    loop, replace = asyncio.get_running_loop(), reports._replace
+    told: list[str] = []
+
+    def interrupted(path: Path, data: bytes) -> None:
+        """Runs in the thread that writes."""
+        replace(path, data)
+        if not told:
+            told.append("second")
+            told.extend(asyncio.run_coroutine_threadsafe(second.publish(BROKEN), loop).result())
+
+    monkeypatch.setattr(reports, "TURN_WAIT_S", 0.0)
+    monkeypatch.setattr(reports, "_replace", interrupted)
+    assert await first.publish(SOUND) == []
+    assert "verdict   attested\n" in checked_report(tmp_path, _keys(signer))
+    assert told == [
+        "second",
+        f"{tmp_path / REPORT} cannot be written (another worker is writing it): see FG_REPORTS_DIR",
+    ]
+    assert await second.publish(BROKEN) == []
+    assert "verdict   NOT ATTESTED\n" in checked_report(tmp_path, _keys(signer))
+
+
+async def test_a_report_waits_for_another_process_to_have_written(
+    tmp_path: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, is_free, waits = asyncio.get_running_loop(), reports._is_free, asyncio.Event()
+
+    def told(descriptor: int) -> bool:
+        """Runs in the thread that waits."""
+        free = is_free(descriptor)
+        if not free:
+            loop.call_soon_threadsafe(waits.set)
+        return free
+
+    monkeypatch.setattr(reports, "_is_free", told)
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
+    holder = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-c", code, str(tmp_path / LOCK)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    await holder.stdout.readline()
+    publishing = asyncio.create_task(AttestationReport(tmp_path, signer, Hands()).publish(SOUND))
+    await waits.wait()
+    assert not (tmp_path / REPORT).exists()
+    await holder.communicate(b"\n")
+    assert await publishing == []
+    assert "verdict   attested\n" in checked_report(tmp_path, _keys(signer))
 
 
 async def test_reports_that_cannot_be_written_are_a_finding_until_they_can(

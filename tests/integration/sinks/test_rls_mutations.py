@@ -8,7 +8,9 @@ import pytest
 
 from ops.embedded import EmbeddedServers
 from ops.watch import IsolationWatch, unpublished
+from sinks import attest
 from sinks.attest import RULES
+from sinks.migrate import packaged
 from sinks.pg import Pool
 from tests.integration.sinks.conftest import settings
 
@@ -16,6 +18,16 @@ _RULE = "(tenant_id = ANY ((SELECT app.tenants())::text[]))"
 _TEXT = f"USING {_RULE} WITH CHECK {_RULE}"
 _ROWS = f"CREATE POLICY tenant_rows ON decisions FOR ALL TO fg_edge, fg_worker, fg_admin {_TEXT}"
 _WALL = f"CREATE POLICY tenant_wall ON decisions AS RESTRICTIVE FOR ALL TO PUBLIC {_TEXT}"
+
+
+_NAMED = "tenant_named BEFORE INSERT OR DELETE OR UPDATE ON decisions"
+
+
+def _as_migrated(migration: str, function: str) -> str:
+    """The statement of that migration that makes the function."""
+    (text,) = (each.sql for each in packaged() if each.name == migration)
+    body = text[text.index(f"FUNCTION {function} ") :]
+    return f"CREATE OR REPLACE {body[: body.index('$$;') + 3]}"
 
 
 class Mutation(NamedTuple):
@@ -250,7 +262,95 @@ MUTATIONS = (
         "a trigger that is gone",
         "ALTER TRIGGER append_only ON operator_actions RENAME TO other",
         "ALTER TRIGGER other ON operator_actions RENAME TO append_only",
-        "S5 public.operator_actions: trigger append_only is missing",
+        "S5 public.operator_actions: the trigger that keeps it from losing rows",
+    ),
+    Mutation(
+        "a trigger of the right name that lets rows be changed",
+        "CREATE OR REPLACE TRIGGER append_only BEFORE DELETE ON chain_entries"
+        " FOR EACH STATEMENT EXECUTE FUNCTION app.refuse_change()",
+        "CREATE OR REPLACE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON chain_entries"
+        " FOR EACH STATEMENT EXECUTE FUNCTION app.refuse_change()",
+        "S5 public.chain_entries: the trigger that keeps it from losing rows",
+    ),
+    Mutation(
+        "a trigger of the right name that refuses nothing",
+        f"CREATE OR REPLACE TRIGGER {_NAMED} FOR EACH STATEMENT WHEN (false) EXECUTE FUNCTION app.require_tenants()",
+        f"CREATE OR REPLACE TRIGGER {_NAMED} FOR EACH STATEMENT EXECUTE FUNCTION app.require_tenants()",
+        "S5 public.decisions: the trigger that refuses writes without a tenant",
+    ),
+    Mutation(
+        "a new table whose writes need no tenant",
+        "CREATE TABLE fresh (tenant_id text NOT NULL); SELECT app.protect('fresh'); DROP TRIGGER tenant_named ON fresh",
+        "DROP TABLE fresh",
+        "S5 public.fresh: the trigger that refuses writes without a tenant",
+    ),
+    Mutation(
+        "a partition whose writes need no tenant",
+        "SELECT app.ensure_ingest_partition('2020-01-03'); DROP TRIGGER tenant_named ON ingest_events_20200103",
+        "DROP TABLE ingest_events_20200103",
+        "S5 public.ingest_events_20200103: the trigger that refuses writes without a tenant",
+    ),
+    Mutation(
+        "a function behind the policies that brings its own tenant",
+        "ALTER FUNCTION app.tenants() SET app.tenants = 'victim'",
+        "ALTER FUNCTION app.tenants() RESET app.tenants",
+        "T5 function app.tenants()",
+    ),
+    Mutation(
+        "a function behind a trigger that no longer refuses",
+        "CREATE OR REPLACE FUNCTION app.refuse_change() RETURNS trigger LANGUAGE plpgsql SET search_path = ''"
+        " AS 'BEGIN RETURN NULL; END'",
+        _as_migrated("0001_tenancy", "app.refuse_change()"),
+        "T5 function app.refuse_change()",
+    ),
+    Mutation(
+        "a function that runs as its owner and does something else",
+        "CREATE OR REPLACE FUNCTION app.drop_ingest_partition(day date, days_by_tier jsonb) RETURNS void"
+        " LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS 'BEGIN DELETE FROM public.decisions; END'",
+        _as_migrated("0018_days", "app.drop_ingest_partition(day date, days_by_tier jsonb)"),
+        "T5 function app.drop_ingest_partition(date, jsonb)",
+    ),
+    Mutation(
+        "a function that runs as its owner with one more setting",
+        "ALTER FUNCTION app.ensure_ingest_partition(date) SET row_security = off",
+        "ALTER FUNCTION app.ensure_ingest_partition(date) RESET row_security",
+        "T5 function app.ensure_ingest_partition(date)",
+    ),
+    Mutation(
+        "the role owns a schema",
+        "ALTER SCHEMA app OWNER TO fg_worker",
+        "ALTER SCHEMA app OWNER TO fg_owner; GRANT USAGE ON SCHEMA app TO fg_worker",
+        "R3 schema app",
+    ),
+)
+
+
+class Session(NamedTuple):
+    """What a session of the role has done to itself, the finding, and the right it took, given and taken back."""
+
+    name: str
+    statement: str
+    finding: str
+    right: str = "SELECT"
+    undone: str = "SELECT"
+
+
+SESSIONS = (
+    Session(
+        "runs as another role",
+        "SET ROLE fg_edge",
+        "R2 role fg_worker: runs as role fg_edge",
+        "GRANT fg_edge TO fg_worker",
+        "REVOKE fg_edge FROM fg_worker",
+    ),
+    Session("does not ask the policies", "SET row_security = off", "S4 row_security: is off"),
+    Session("does not wait for the disk", "SET synchronous_commit = off", "S4 synchronous_commit: is off"),
+    Session(
+        "fires no trigger",
+        "SET session_replication_role = replica",
+        "S4 session_replication_role: is replica",
+        "GRANT SET ON PARAMETER session_replication_role TO fg_worker",
+        "REVOKE SET ON PARAMETER session_replication_role FROM fg_worker",
     ),
 )
 
@@ -295,10 +395,45 @@ async def test_another_body_of_a_function_the_policies_stand_on_stops_readiness(
     assert "> 1" in definition
     await admin.execute(definition.replace("> 1", "> 1000"))
     await watch.check()
-    assert watch.findings == ["T5 function app.tenants(): has another body than this program relies on"]
+    assert watch.findings == ["T5 function app.tenants(): is defined otherwise than this program relies on"]
     await admin.execute(definition)
     await watch.check()
     assert watch.findings == []
+
+
+@pytest.mark.parametrize("session", SESSIONS, ids=lambda session: session.name)
+async def test_what_a_session_has_done_to_itself_stops_readiness(
+    spare: EmbeddedServers, admin: Any, session: Session
+) -> None:
+    await admin.execute(session.right)
+    pool = await Pool.open(settings(spare.postgres_dsn("worker"), pool_size=1))
+    try:
+        async with pool.lent() as connection:
+            await connection.execute(session.statement)
+        found = await attest.findings(pool)
+    finally:
+        await pool.close()
+        await admin.execute(session.undone)
+    assert session.finding in found
+
+
+@pytest.mark.parametrize("setting", ["fsync", "full_page_writes"])
+async def test_a_server_that_can_lose_what_it_acknowledged_stops_readiness(
+    admin: Any, watch: IsolationWatch, setting: str
+) -> None:
+    async def until(said: list[str]) -> None:
+        """The server tells its sessions in its own time."""
+        while watch.findings != said:
+            await watch.check()
+
+    await admin.execute(f"ALTER SYSTEM SET {setting} = off")
+    try:
+        await admin.execute("SELECT pg_reload_conf()")
+        await until([f"S4 {setting}: is off"])
+    finally:
+        await admin.execute(f"ALTER SYSTEM RESET {setting}")
+        await admin.execute("SELECT pg_reload_conf()")
+    await until([])
 
 
 async def test_a_missing_migration_stops_readiness(admin: Any, watch: IsolationWatch) -> None:
@@ -316,6 +451,20 @@ async def test_a_database_that_cannot_be_asked_about_itself_stops_readiness(admi
     (finding,) = watch.findings
     assert finding.startswith("A1 database: row-level security cannot be attested")
     await admin.execute("GRANT SELECT ON schema_migrations TO fg_worker")
+    await watch.check()
+    assert watch.findings == []
+
+
+async def test_a_server_that_does_not_understand_the_questions_stops_readiness(
+    watch: IsolationWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value of the call is refused for ever, and the check must not end the service by that."""
+    beyond_it = f"{attest._RULES} UNION ALL SELECT '', '', '' WHERE pg_has_role(current_user, 'NO SUCH PRIVILEGE')"
+    with monkeypatch.context() as other:
+        other.setattr(attest, "_RULES", beyond_it)
+        await watch.check()
+        (finding,) = watch.findings
+    assert finding.startswith("A1 database: row-level security cannot be attested")
     await watch.check()
     assert watch.findings == []
 
