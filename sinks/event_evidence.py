@@ -28,10 +28,12 @@ LEFT JOIN decision_evidence_artifacts AS a
     ON a.tenant_id = e.tenant_id AND a.event_id = e.event_id AND a.artifact_class = e.kind
 WHERE e.tenant_id = $1 AND e.event_id = $2 ORDER BY e.seq
 """
-# The decision stays when retention has taken the raw event; an event that died has no decision.
+# The decision stays when retention has taken the raw event; an event that died has no decision. The body lies in the
+# partition of its day: with the key's moment the look-up touches one partition.
 _AGENT = """
 SELECT agent_id, NULL AS body FROM decisions WHERE tenant_id = $1 AND event_id = $2
 UNION ALL SELECT NULL, body FROM ingest_events WHERE tenant_id = $1 AND event_id = $2
+    AND ingest_ts = (SELECT ingest_ts FROM event_keys WHERE tenant_id = $1 AND event_id = $2)
 """
 
 

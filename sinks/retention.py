@@ -16,21 +16,25 @@ from sinks.pg import Connection, Pool
 from sinks.tenants import UnknownTenantError
 
 BATCH_ROWS = 10_000
-TENANTS_AT_ONCE = 500
+STATEMENT_TIMEOUT_MS = 60_000
+"""What the pool has to allow: counting a day of one large tenant, and taking a batch of it, may take this long."""
 
-_DAYS = """
+_PARTITIONS = """
 SELECT day FROM (
     SELECT to_date(substr(inhrelid::regclass::text, length('ingest_events_') + 1), 'YYYYMMDD') AS day
     FROM pg_inherits WHERE inhparent = 'ingest_events'::regclass
 ) AS partitions
-WHERE day < (now() AT TIME ZONE 'UTC')::date - greatest($1::integer, 7) ORDER BY day
 """
+_DAYS = f"{_PARTITIONS} WHERE day < (now() AT TIME ZONE 'UTC')::date - greatest($1::integer, 7) ORDER BY day"
+_DAYS_BEFORE = f"{_PARTITIONS} WHERE day < ($1 AT TIME ZONE 'UTC')::date ORDER BY day"
 _TIERS = "SELECT DISTINCT plan_tier FROM tenants"
 _LIMITS = """
-SELECT set_config('statement_timeout', '60000', true), set_config('lock_timeout', '2000', true),
-    set_config('idle_in_transaction_session_timeout', '30000', true)
+SELECT set_config('statement_timeout', $1, true), set_config('idle_in_transaction_session_timeout', '30000', true)
 """
-_NOTE_DAY = "SELECT tenant_id, events FROM app.note_dropped_day($1::text[], $2, $3)"
+# Two runs that count the same day would each wait for the other's look at it to end: whoever comes second waits here.
+_TURN = "SELECT pg_advisory_xact_lock('ingest_events'::regclass::integer, 1)"
+_BRIEFLY = "SELECT set_config('lock_timeout', '2000', true)"
+_NOTE_DAY = "SELECT events FROM app.note_dropped_day(ARRAY[$1::text], $2, $3)"
 _DROP_DAY = "SELECT app.drop_ingest_partition($1, $2::jsonb)"
 
 # The bounds are whole UTC days for the plan, as the partitions are; keys and letters have a least age besides.
@@ -42,10 +46,28 @@ FROM tenants, LATERAL (
 ) AS of_plan (plan_until)
 WHERE tenant_id = $1
 """
-_OVERDUE = """
-SELECT (SELECT count(*) FROM ingest_events WHERE tenant_id = $1 AND ingest_ts < $2),
-    (SELECT count(*) FROM event_keys WHERE tenant_id = $1 AND ingest_ts < $3),
-    (SELECT count(*) FROM ingest_dlq WHERE tenant_id = $1 AND last_seen_at < $4)
+# A page of one index at a time, as they are taken: no index leads to what is old, and a tenant may have any number.
+_EVENTS_PAGE = """
+SELECT count(*), max(event_id) FROM (
+    SELECT event_id FROM ingest_events
+    WHERE tenant_id = $1 AND event_id > $4 AND ingest_ts >= $2::date::timestamp AT TIME ZONE 'UTC'
+        AND ingest_ts < ($2::date + 1)::timestamp AT TIME ZONE 'UTC'
+    ORDER BY event_id LIMIT $3
+) AS page
+"""
+_KEYS_PAGE = """
+SELECT count(*) FILTER (WHERE ingest_ts < $2), max(event_id) FROM (
+    SELECT event_id, ingest_ts FROM event_keys WHERE tenant_id = $1 AND event_id > $4 ORDER BY event_id LIMIT $3
+) AS page
+"""
+# An event may have a letter for each of several reasons, all of them on one page.
+_LETTERS_PAGE = """
+SELECT count(*) FILTER (WHERE last_seen_at < $2), max(event_id) FROM ingest_dlq
+WHERE tenant_id = $1 AND event_id > $4 AND event_id <= (
+    SELECT max(event_id) FROM (
+        SELECT event_id FROM ingest_dlq WHERE tenant_id = $1 AND event_id > $4 ORDER BY event_id LIMIT $3
+    ) AS page
+)
 """
 _AN_OLD_DAY = """
 SELECT (ingest_ts AT TIME ZONE 'UTC')::date FROM ingest_events WHERE tenant_id = $1 AND ingest_ts < $2 LIMIT 1
@@ -127,7 +149,10 @@ class _Bounds(NamedTuple):
 
 
 class Retention:
-    """For `fg_admin`. Every method raises NoAnswer when the database is away: what was committed is gone."""
+    """For `fg_admin`, over a pool that allows STATEMENT_TIMEOUT_MS.
+
+    Every method raises NoAnswer when the database is away: what was committed is gone.
+    """
 
     def __init__(self, pool: Pool, rules: RetentionRules, operator: str, batch_rows: int = BATCH_ROWS) -> None:
         self._pool = pool
@@ -147,16 +172,19 @@ class Retention:
     async def drop(self, day: date, tenant_ids: Sequence[str]) -> dict[str, int]:
         """On return the day's partition is gone; how many events each of those tenants had in it.
 
-        Each has been told so among its operator actions, in the same commit. The database works out
-        once more, by these rules' days and its own clock, that the day is over, and refuses
-        (UnexpectedAnswerError) when it is not.
+        Each has been told so among its operator actions, in the same commit. Two calls at once follow
+        each other. The database works out once more, by these rules' days and its own clock, that the day
+        is over, and refuses (UnexpectedAnswerError) when it is not.
         """
         dropped: dict[str, int] = {}
         async with self._pool.lent() as connection, connection.transaction():
-            await connection.execute(_LIMITS)
-            for begin in range(0, len(tenant_ids), TENANTS_AT_ONCE):
-                asking = tenant_ids[begin : begin + TENANTS_AT_ONCE]
-                dropped |= dict(await connection.fetch(_NOTE_DAY, asking, day, self._operator))
+            await connection.execute(_LIMITS, str(STATEMENT_TIMEOUT_MS))
+            await connection.execute(_TURN)
+            await connection.execute(_BRIEFLY)
+            for tenant_id in tenant_ids:
+                events = await connection.fetchval(_NOTE_DAY, tenant_id, day, self._operator)
+                if events is not None:
+                    dropped[tenant_id] = events
             async with _as_retention(connection):
                 await connection.execute(_DROP_DAY, day, self._days_json)
         return dropped
@@ -165,7 +193,19 @@ class Retention:
         """What `take` would take, in partitions to be dropped too. Changes nothing. Raises UnknownTenantError."""
         async with self._pool.tenant_transaction([tenant_id]) as connection:
             bounds = await self._bounds(connection, tenant_id)
-            return Overdue(*await connection.fetchrow(_OVERDUE, tenant_id, *bounds))
+            days = [row[0] for row in await connection.fetch(_DAYS_BEFORE, bounds.events)]
+            events = [await self._counted(connection, _EVENTS_PAGE, tenant_id, day) for day in days]
+            keys = await self._counted(connection, _KEYS_PAGE, tenant_id, bounds.keys)
+            letters = await self._counted(connection, _LETTERS_PAGE, tenant_id, bounds.letters)
+            return Overdue(sum(events), keys, letters)
+
+    async def _counted(self, connection: Connection, page: str, tenant_id: str, old: object) -> int:
+        """What the pages of one table count together: of a day, or from before a moment."""
+        counted, last = 0, ""
+        while last is not None:
+            found, last = await connection.fetchrow(page, tenant_id, old, self._batch_rows, last)
+            counted += found
+        return counted
 
     async def take(self, tenant_id: str) -> Overdue:
         """On return the tenant has no overdue row left; how many were taken.

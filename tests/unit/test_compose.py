@@ -4,6 +4,7 @@ import re
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 import pytest
@@ -143,6 +144,24 @@ def test_valkey_speaks_tls_alone() -> None:
 def test_both_instances_of_a_service_are_set_alike() -> None:
     assert _environment("edge-1") == _environment("edge-2")
     assert _environment("worker-1") == _environment("worker-2")
+
+
+def test_only_the_migrations_reach_postgres_as_its_administrator() -> None:
+    """Row-level security does not bind a superuser, whatever the command asks."""
+    logins = {
+        name: urlsplit(value).username
+        for name in SERVICES
+        for value in _environment(name).values()
+        if value.startswith("postgresql://")
+    }
+    assert logins == {
+        "edge-1": "fg_edge",
+        "edge-2": "fg_edge",
+        "worker-1": "fg_worker",
+        "worker-2": "fg_worker",
+        "migrate": "postgres",
+        "operator": "fg_admin",
+    }
 
 
 def test_no_secret_has_a_default() -> None:

@@ -5,13 +5,16 @@ from typing import Any
 import msgspec
 import pytest
 
+from ops.embedded import EmbeddedServers
 from sinks.artifacts import ArtifactIndex, ArtifactKey
 from sinks.dead_letters import DeadLetters
 from sinks.event_keys import EventKeys
 from sinks.ledger import DecisionLedger
 from sinks.life import Lives, OutcomeCounts
 from sinks.pg import Pool
+from sinks.waiting_letters import WaitingLetters
 from tests.integration.sinks import make
+from tests.integration.sinks.conftest import settings
 
 
 async def _life(pool: Pool, tenant: str, event: str) -> Any:
@@ -51,13 +54,43 @@ async def test_the_keys_of_the_document_are_the_names_of_the_columns(
     worker: Pool, edge: Pool, superuser: Any, tenant: str
 ) -> None:
     await EventKeys(worker).claim([make.claim(tenant, "e1", 7)])
-    await DecisionLedger(worker).record([make.record(tenant, "e1")])
     await DeadLetters(worker, make.SHA_A).bury([make.letter(tenant, "e1")])
+    await DecisionLedger(worker).record([make.record(tenant, "e1")])
     life = await _life(edge, tenant, "e1")
+    untold = {"ingest_dlq": {"id", "taken_by", "letter_seq", "accepted_stream", "accepted_seq"}}
     for table in ("event_keys", "ingest_events", "decisions", "chain_entries", "ingest_dlq", "evidence_outbox"):
         row = life[table] if isinstance(life[table], dict) else life[table][0]
         names = "SELECT attname FROM pg_attribute WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped"
-        assert set(row) == {found["attname"] for found in await superuser.fetch(names, table)}
+        assert set(row) | untold.get(table, set()) == {found[0] for found in await superuser.fetch(names, table)}
+        assert set(row) & untold.get(table, set()) == set()
+
+
+async def test_no_number_of_a_letter_counts_the_letters_of_others_and_no_operator_is_named(
+    worker: Pool, edge: Pool, operator: Pool, tenant: str
+) -> None:
+    """With the letter's own id a tenant could tell how many dead letters all others had between two of its own."""
+    await DeadLetters(worker, make.SHA_A).bury([make.letter(tenant, "e1")])
+    assert await WaitingLetters(operator).take(tenant, "e1", "operator-ann", "seen") == ["poison"]
+    document = await Lives(edge).life_of(tenant, "e1", None) or b""
+    [letter] = msgspec.json.decode(document)["ingest_dlq"]
+    assert letter["taken_at"] is not None
+    assert b"operator-ann" not in document
+    assert letter.keys().isdisjoint({"id", "letter_seq"})
+
+
+async def test_an_event_is_found_while_the_rows_of_another_day_are_out_of_reach(
+    worker: Pool, servers: EmbeddedServers, superuser: Any, tenant: str
+) -> None:
+    """The look-up touches the partition of the event's day, however many days are kept."""
+    await EventKeys(worker).claim([make.claim(tenant, "e1", 7)])
+    await superuser.execute("SELECT app.ensure_ingest_partition('2020-02-03')")
+    impatient = await Pool.open(settings(servers.postgres_dsn("edge"), lock_timeout_ms=500))
+    async with superuser.transaction():
+        await superuser.execute("LOCK TABLE ingest_events_20200203 IN ACCESS EXCLUSIVE MODE")
+        life = await _life(impatient, tenant, "e1")
+        await superuser.execute("DROP TABLE ingest_events_20200203")
+    await impatient.close()
+    assert life["ingest_events"]["body"] == {"k": 1}
 
 
 async def test_an_event_ends_as_what_it_is(worker: Pool, edge: Pool, tenant: str) -> None:

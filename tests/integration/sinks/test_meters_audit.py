@@ -9,18 +9,20 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
+from chaos.stores import state_of
 from ops.embedded import EmbeddedServers
 from schemas.answers import NoAnswer, Refusal
 from sinks.artifacts import ArtifactIndex
 from sinks.dead_letters import DeadLetters
 from sinks.ledger import DecisionLedger
-from sinks.meters_audit import Difference, MetersAudit
+from sinks.meters_audit import UNCHAINED, Difference, MetersAudit
 from sinks.migrate import migrate
 from sinks.pg import Pool
 from sinks.tenants import Tenants
 from tests.integration.cli.commands import Shell
 from tests.integration.sinks import make
 from tests.integration.sinks.conftest import settings
+from tests.integration.sinks.kept import chained_artifacts
 
 DAY = make.INGEST_TS[:10]
 
@@ -64,13 +66,17 @@ async def test_duplicates_and_replays_are_billed_once(stores: Stores, tenant: st
         await ledger.record(batch)
     await asyncio.gather(*(ledger.record(records) for _ in range(4)))
     await DeadLetters(stores.worker, make.SHA_A).bury([make.letter(tenant, "e1"), make.letter(tenant, "dead")])
+    artifacts = await chained_artifacts(stores.superuser, tenant)
+    assert {row.artifact_class for row in artifacts} == {"decision", "dead_letter"}
     for _ in range(3):
-        await index.index([make.artifact(tenant, f"e{n}", segment=f"segment-{n}") for n in range(5)])
+        await index.index(artifacts)
     assert await MetersAudit(stores.operator).differences(tenant) == []
     assert await MetersAudit(stores.operator, page_rows=2).differences(tenant) == []
     assert await _billed(stores.superuser, tenant) == {
-        "ingest_events_total": 7, "ingest_bytes_total": 2_100, "artifacts_bytes_stored_total": 3_500,
-    }  # fmt: skip
+        "ingest_events_total": 7,
+        "ingest_bytes_total": 2_100,
+        "artifacts_bytes_stored_total": sum(row.artifact_bytes for row in artifacts),
+    }
 
 
 @pytest.mark.parametrize("table", ["usage_meters", "decisions"])
@@ -97,19 +103,23 @@ async def test_an_indexer_killed_in_the_middle_bills_nothing_and_its_redelivery_
     stores: Stores, tenant: str
 ) -> None:
     index = ArtifactIndex(stores.worker)
+    await DecisionLedger(stores.worker).record([make.record(tenant, "e1")])
+    [artifact] = await chained_artifacts(stores.superuser, tenant)
+    recorded = await _billed(stores.superuser, tenant)
     async with stores.superuser.transaction():
         await stores.superuser.execute("LOCK TABLE usage_meters IN SHARE MODE")
-        indexing = asyncio.create_task(index.index([make.artifact(tenant, "e1")]))
+        indexing = asyncio.create_task(index.index([artifact]))
         await stores.superuser.execute(
             "SELECT pg_terminate_backend($1)", await _waiting(stores.superuser, "INSERT INTO usage_meters")
         )
         with pytest.raises(NoAnswer):
             await indexing
-    assert await _billed(stores.superuser, tenant) == {}
+    assert await _billed(stores.superuser, tenant) == recorded
     assert await MetersAudit(stores.operator).differences(tenant) == []
     for _ in range(2):
-        await index.index([make.artifact(tenant, "e1")])
-    assert await _billed(stores.superuser, tenant) == {"artifacts_bytes_stored_total": 700}
+        await index.index([artifact])
+    stored = {"artifacts_bytes_stored_total": artifact.artifact_bytes}
+    assert await _billed(stores.superuser, tenant) == recorded | stored
     assert await MetersAudit(stores.operator).differences(tenant) == []
 
 
@@ -158,6 +168,48 @@ async def test_a_meter_that_was_moved_is_found(
     await stores.superuser.execute(tampering, tenant)
     found = await MetersAudit(stores.operator).differences(tenant)
     assert found == [Difference(tenant, *difference)]
+
+
+async def test_bytes_that_the_chain_does_not_bind_are_found_though_index_and_meter_agree(
+    stores: Stores, tenant: str
+) -> None:
+    await DecisionLedger(stores.worker).record([make.record(tenant, "e1"), make.record(tenant, "e2")])
+    true, other = await chained_artifacts(stores.superuser, tenant)
+    inflated = other._replace(artifact_bytes=other.artifact_bytes + 1_000)
+    invented = true._replace(event_id="e3")  # no entry is of it, though it names one of another event
+    await ArtifactIndex(stores.worker).index([true, inflated, invented])
+    day = await stores.superuser.fetchval("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD')")
+    bound = true.artifact_bytes + other.artifact_bytes
+    found = await MetersAudit(stores.operator, page_rows=1).differences(tenant)
+    assert found == [
+        Difference(tenant, "artifacts_bytes_stored_total", day, bound + 1_000 + true.artifact_bytes, bound),
+        Difference(tenant, UNCHAINED, day, 1, 0),
+    ]
+
+
+async def test_an_artifact_without_an_entry_is_found_whatever_was_billed(stores: Stores, tenant: str) -> None:
+    await DecisionLedger(stores.worker).record([make.record(tenant, "e1")])
+    [artifact] = await chained_artifacts(stores.superuser, tenant)
+    await ArtifactIndex(stores.worker).index([artifact])
+    invented = (
+        "INSERT INTO decision_evidence_artifacts SELECT (jsonb_populate_record(a, jsonb_build_object('chain_seq', 9,"
+        " 'event_id', 'e9'))).* FROM decision_evidence_artifacts AS a WHERE tenant_id = $1"
+        " RETURNING to_char(stored_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')"
+    )
+    day = await stores.superuser.fetchval(invented, tenant)
+    assert await MetersAudit(stores.operator).differences(tenant) == [Difference(tenant, UNCHAINED, day, 1, 0)]
+
+
+async def test_the_stores_count_the_artifacts_bytes_by_the_chain(
+    servers: EmbeddedServers, stores: Stores, tenant: str
+) -> None:
+    """The checker of the fault injections holds the meter against these."""
+    await DecisionLedger(stores.worker).record([make.record(tenant, "e1"), make.record(tenant, "e2")])
+    true, other = await chained_artifacts(stores.superuser, tenant)
+    await ArtifactIndex(stores.worker).index([true, other._replace(artifact_bytes=9), true._replace(event_id="e3")])
+    state = await state_of(servers.postgres_dsn("admin"), tenant)
+    assert state.artifact_bytes == true.artifact_bytes + other.artifact_bytes
+    assert state.meters["artifacts_bytes_stored_total"] == 2 * true.artifact_bytes + 9
 
 
 @pytest.fixture

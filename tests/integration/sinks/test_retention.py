@@ -2,11 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import asyncpg
 import msgspec
@@ -15,7 +12,6 @@ import pytest
 from chaos.checker import check
 from chaos.history import Event, Outcome, Request
 from chaos.stores import state_of
-from ops.embedded import EmbeddedServers
 from schemas.answers import Refusal
 from schemas.rows import ClaimOutcome
 from sinks import attest
@@ -24,17 +20,13 @@ from sinks.event_keys import EventKeys
 from sinks.faults import UnexpectedAnswerError
 from sinks.ledger import DecisionLedger
 from sinks.life import Lives
-from sinks.migrate import migrate
 from sinks.pg import Pool
 from sinks.retention import Overdue, Retention, RetentionRules
-from sinks.tenants import Tenants, UnknownTenantError
+from sinks.tenants import UnknownTenantError
 from tests.integration.cli.commands import Shell
 from tests.integration.sinks import make
 from tests.integration.sinks.conftest import settings
-
-RULES = RetentionRules(
-    days_by_tier={"free": 7, "pro": 90, "enterprise": 365}, key_age_seconds_min=86_400, letter_age_seconds_min=86_400
-)
+from tests.integration.sinks.kept import RULES, Place, days_ago, retention
 
 YEARS_AHEAD = """
 import time
@@ -43,86 +35,6 @@ time.time = lambda: seconds() + 1e9
 time.time_ns = lambda: nanoseconds() + 10**18
 """
 """A machine whose clock is wrong, as its Python starts."""
-
-
-def days_ago(days: int) -> str:
-    moment = datetime.now(UTC) - timedelta(days=days)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
-
-
-class Place:
-    """The database, with pools of its roles and the superuser's eyes."""
-
-    def __init__(self, dsn: dict[str, str], operator: Pool, worker: Pool, eyes: Any) -> None:
-        self.dsn = dsn
-        self.operator = operator
-        self.worker = worker
-        self.eyes = eyes
-
-    async def tenant(self, plan: str) -> str:
-        tenant_id = make.tenant_id()
-        await Tenants(self.operator).add(tenant_id, plan)
-        return tenant_id
-
-    async def events(self, tenant_id: str, *ages_days: int, copies: int = 1) -> None:
-        for age in ages_days:
-            claims = [make.claim(tenant_id, f"e{age}-{n}", 1, ingest_ts=days_ago(age)) for n in range(copies)]
-            await EventKeys(self.worker).claim(claims)
-
-    async def left(self, tenant_id: str, table: str = "ingest_events") -> list[int]:
-        """The ages of the tenant's rows, in days, the youngest first."""
-        column = "last_seen_at" if table == "ingest_dlq" else "ingest_ts"
-        rows = await self.eyes.fetch(
-            f"SELECT extract(day FROM now() - {column})::int FROM {table} WHERE tenant_id = $1 ORDER BY 1",  # noqa: S608  (names from above)
-            tenant_id,
-        )
-        return [row[0] for row in rows]
-
-    async def days(self) -> set[str]:
-        rows = await self.eyes.fetch(
-            "SELECT substr(inhrelid::regclass::text, 15) FROM pg_inherits WHERE inhparent = 'ingest_events'::regclass"
-        )
-        return {row[0] for row in rows}
-
-    async def everything(self) -> list[Any]:
-        counts = [
-            await self.eyes.fetchval(f"SELECT count(*) FROM {table}")  # noqa: S608  (names from here)
-            for table in ("ingest_events", "event_keys", "ingest_dlq", "operator_actions")
-        ]
-        return [*counts, await self.days()]
-
-
-@pytest.fixture(scope="module")
-async def template(servers: EmbeddedServers) -> AsyncIterator[str]:
-    """The name of a migrated database without a row, to be copied."""
-    name = make.tenant_id()
-    connection = await asyncpg.connect(servers.postgres_dsn("admin"))
-    await connection.execute(f'CREATE DATABASE "{name}"')
-    await migrate(urlsplit(servers.postgres_dsn("admin"))._replace(path=f"/{name}").geturl(), servers.role_passwords())
-    yield name
-    await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-    await connection.close()
-
-
-@pytest.fixture
-async def place(servers: EmbeddedServers, superuser: Any, template: str) -> AsyncIterator[Place]:
-    name = make.tenant_id()
-    await superuser.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-    await superuser.execute(f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC')
-    await superuser.execute(f'GRANT CONNECT ON DATABASE "{name}" TO fg_admin, fg_worker')
-    dsn = {
-        role: urlsplit(servers.postgres_dsn(role))._replace(path=f"/{name}").geturl()
-        for role in ("admin", "operator", "worker")
-    }
-    operator, worker = await Pool.open(settings(dsn["operator"])), await Pool.open(settings(dsn["worker"]))
-    eyes = await asyncpg.connect(dsn["admin"])
-    yield Place(dsn, operator, worker, eyes)
-    await asyncio.gather(operator.close(), worker.close(), eyes.close())
-    await superuser.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-
-
-def retention(place: Place, batch_rows: int = 10_000) -> Retention:
-    return Retention(place.operator, RULES, "ann", batch_rows)
 
 
 async def test_each_tenant_keeps_what_its_own_plan_keeps(place: Place) -> None:
@@ -323,3 +235,108 @@ async def test_the_command_says_what_would_go_then_takes_it_by_the_databases_clo
     assert (await place.left(free), await place.left(pro)) == ([1], [1, 8])
     again = await asyncio.to_thread(shell.run, "retention", "run")
     assert again.stdout == "gone: 0 events, 0 keys, 0 dead letters; 0 whole days\n"
+
+
+SLOW_DATABASE = """
+ALTER FUNCTION app.note_dropped_day(text[], date, text) RENAME TO quick_note;
+CREATE FUNCTION app.note_dropped_day(asking text[], day date, operator text)
+RETURNS TABLE (tenant_id text, events bigint) LANGUAGE plpgsql AS $$
+BEGIN
+    IF cardinality(asking) > 1 THEN
+        RAISE EXCEPTION 'a statement for several tenants takes as many times as long';
+    END IF;
+    PERFORM pg_sleep(7);
+    RETURN QUERY SELECT * FROM app.quick_note(asking, day, operator);
+END
+$$;
+"""
+"""Counting takes longer than any other command waits for an answer, and each tenant's takes as long."""
+
+
+async def test_the_command_waits_for_a_day_that_takes_long_to_count(place: Place, tmp_path: Path) -> None:
+    free = await place.tenant("free")
+    await place.events(free, 8)
+    await place.eyes.execute(SLOW_DATABASE)
+    shell = Shell(tmp_path, FG_ADMIN_POSTGRES_DSN=place.dsn["operator"])
+    done = await asyncio.to_thread(shell.run, "retention", "run", "--json")
+    assert (done.status, done.document["days_failed"]) == (0, []), done
+    assert done.document["tenants"] == [{"tenant_id": free, "events": 1, "keys": 1, "letters": 0}]
+    assert await place.days() == set()
+
+
+async def test_each_tenants_share_of_a_day_is_counted_in_a_statement_of_its_own(place: Place) -> None:
+    free, other = await place.tenant("free"), await place.tenant("free")
+    for tenant_id in (free, other):
+        await place.events(tenant_id, 8)
+    await place.eyes.execute(SLOW_DATABASE.replace("pg_sleep(7)", "pg_sleep(0)"))
+    [day] = await retention(place).days_over()
+    assert await retention(place).drop(day, [free, other]) == {free: 1, other: 1}
+
+
+async def test_a_day_that_cannot_be_dropped_keeps_nothing_else_from_going(place: Place, tmp_path: Path) -> None:
+    free = await place.tenant("free")
+    await place.events(free, 1, 8, 9, 10)
+    await DeadLetters(place.worker, make.SHA_A).bury([make.letter(free, "dead")])
+    held = days_ago(9)[:10]
+    shell = Shell(tmp_path, FG_ADMIN_POSTGRES_DSN=place.dsn["operator"])
+    async with place.eyes.transaction():  # somebody reads that day, for longer than an insert may be held up
+        await place.eyes.execute(f"LOCK TABLE ingest_events_{held.replace('-', '')} IN ACCESS SHARE MODE")
+        done = await asyncio.to_thread(shell.run, "retention", "run", "--json")
+    assert done.status == 1
+    assert f"not dropped: {held}." in done.stderr
+    assert (done.document["days_dropped"], done.document["days_failed"]) == (
+        sorted(days_ago(age)[:10] for age in (8, 10)),
+        [held],
+    )
+    assert (done.document["events"], done.document["keys"], done.document["letters"]) == (3, 3, 1)
+    assert (await place.left(free), await place.left(free, "event_keys")) == ([1], [1])
+    again = await asyncio.to_thread(shell.run, "retention", "run", "--json")
+    assert (again.status, again.document["days_dropped"], again.document["events"]) == (0, [held], 0)
+
+
+BOTH_LOOK = """
+ALTER FUNCTION app.note_dropped_day(text[], date, text) RENAME TO quick_note;
+CREATE FUNCTION app.note_dropped_day(asking text[], day date, operator text)
+RETURNS TABLE (tenant_id text, events bigint) LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN QUERY SELECT * FROM app.quick_note(asking, day, operator);
+    WHILE FOUND AND NOT EXISTS (
+        SELECT FROM pg_locks
+        WHERE pid <> pg_backend_pid()
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND (relation = 'ingest_events'::regclass OR locktype = 'advisory' AND NOT granted)
+    ) LOOP
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+END
+$$;
+"""
+"""Whoever has counted a day that is there goes on when the other has looked at it too, or waits for its turn."""
+
+
+async def test_two_runs_at_once_drop_a_day_once_and_neither_fails(place: Place) -> None:
+    free = await place.tenant("free")
+    await place.events(free, 8)
+    [day] = await retention(place).days_over()
+    await place.eyes.execute(BOTH_LOOK)
+    runs = await asyncio.gather(*(retention(place).drop(day, [free]) for _ in range(2)))
+    assert sorted(runs, key=len) == [{}, {free: 1}]
+    assert await place.eyes.fetchval("SELECT count(*) FROM operator_actions") == 1
+
+
+async def test_what_would_go_is_counted_a_page_at_a_time(place: Place) -> None:
+    free = await place.tenant("free")
+    await place.events(free, 2, 9, 10, copies=25)
+    letters = [make.letter(free, f"e{n}", reason=reason) for n in range(25) for reason in ("poison", "store_refused")]
+    await DeadLetters(place.worker, make.SHA_A).bury(letters)
+    asked: list[str] = []
+    operator = await Pool.open(settings(place.dsn["operator"], pool_size=1))
+    async with operator.lent() as connection:
+        connection.add_query_logger(lambda query: asked.append(query.query))
+    small_pages = Retention(operator, RULES, "ann", batch_rows=10)
+    assert await small_pages.overdue(free) == Overdue(50, 50, 50)
+    await operator.close()
+    reading = [query for query in asked if "FROM ingest_events" in query or "FROM event_keys" in query]
+    assert len(reading) >= 2 * 3 + 8
+    assert all("LIMIT $3" in query for query in reading)
+    assert await retention(place).overdue(free) == Overdue(50, 50, 50)
