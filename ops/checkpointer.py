@@ -3,21 +3,22 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 
 from ops.evidence_watch import EvidenceWatch
+from ops.history import History, stops, told
 from ops.witness.client import WitnessClient
-from ops.witness.judge import Objection, WitnessCode
-from schemas.answers import NoAnswer, Refusal
+from ops.witness.judge import Objection
+from schemas.answers import NoAnswer
 from schemas.codes import Code
 from schemas.meter import Meter
 from schemas.metrics import CHAIN_FAILURES, CHECKPOINT_AGE_S
 from schemas.subjects import PARTITIONS, partition_of
 from schemas.units import Clock, UnixMs, parse_rfc3339
-from sinks.checkpoints import Checkpoints, Grown, StoredRound
+from sinks.checkpoints import Grown, StoredRound
 from sinks.faults import TakenError
+from sinks.keyring import Keyring
 from sinks.signing import SignatureError
-from sinks.verification import FORKED, ROLLED_BACK
-from sinks.worm import Worm
 from streams.stopping import set_within
 
 log = logging.getLogger("ops")
@@ -25,35 +26,36 @@ log = logging.getLogger("ops")
 INTERVAL_S = 10.0
 REQUESTS_S = 1.0
 WITNESS_AWAY_MS_MAX = 10 * 60 * 1_000
-_CODES = {WitnessCode.FORK: FORKED, WitnessCode.ROLLBACK: ROLLED_BACK}
+
+
+class _Source(StrEnum):
+    """What stands against a partition's rounds."""
+
+    DATABASE = "database"
+    STORE = "store"
+    WITNESS = "witness"
 
 
 class Checkpointer:
     """Keeps every partition covered. Several workers may run one: each round is made once."""
 
     def __init__(
-        self,
-        checkpoints: Checkpoints,
-        worm: Worm,
-        witness: WitnessClient | None,
-        clock: Clock,
-        meter: Meter,
-        *,
-        retain_days: int,
+        self, history: History, ring: Callable[[], Keyring], clock: Clock, meter: Meter, *, retain_days: int
     ) -> None:
-        self._checkpoints = checkpoints
-        self._worm = worm
-        self._witness = witness
+        """`ring` is asked for the newest key ring there is."""
+        self._history = history
+        self._checkpoints = history.checkpoints
+        self._ring = ring
         self._retain_days = retain_days
         self._clock = clock
         self._meter = meter
         self._broken: set[str] = set()
-        self._refused: dict[int, str] = {}
+        self._refused: dict[tuple[int, _Source], str] = {}
         self._waits_since_ms: dict[int, UnixMs] = {}
 
     @property
     def findings(self) -> list[str]:
-        """Why this worker is not ready."""
+        """Why this worker is not ready, beside what `History.objections` says."""
         found = sorted(set(self._refused.values()))
         if self._broken:
             found.append(
@@ -97,6 +99,8 @@ class Checkpointer:
     async def make_rounds(self, partitions: Sequence[int], permitted: Callable[[], bool]) -> list[int]:
         """On return those partitions' chains are covered and delivered, but for what findings say.
 
+        A chain that a standing check found changed gets no leaf. What store or witness know otherwise is an
+        objection when this returns, and permits nothing further.
         `permitted` is asked right before each round: a key's time may end between two. Returns the
         partitions that no other worker was at. Raises NoAnswer, also when a round is not permitted.
         """
@@ -110,7 +114,8 @@ class Checkpointer:
         covered = []
         for partition, chains in grown.items():
             self._meter.add(CHECKPOINT_AGE_S, self._age_s(chains), str(partition))
-            if await self._cover(partition, [one.tenant_id for one in chains], permitted):
+            whole = [one.tenant_id for one in chains if one.tenant_id not in self._history.broken]
+            if await self._cover(partition, whole, permitted):
                 covered.append(partition)
             await self._deliver(partition)
         return covered
@@ -123,12 +128,12 @@ class Checkpointer:
             try:
                 made = await self._checkpoints.round(partition, tenant_ids)
             except (TakenError, SignatureError):
-                self._refuse(
-                    partition, f"EVIDENCE_TAMPERED: what partition {partition} keeps of its rounds was changed"
-                )
+                finding = f"EVIDENCE_TAMPERED: what partition {partition} keeps of its rounds was changed"
+                self._refuse(partition, _Source.DATABASE, finding)
                 return True
             if made is None:
                 return False
+            self._refused.pop((partition, _Source.DATABASE), None)
             for fault in made.faults:
                 if fault.tenant_id not in self._broken:
                     log.error("EVIDENCE_TAMPERED: %s", fault)
@@ -139,22 +144,27 @@ class Checkpointer:
 
     async def _deliver(self, partition: int) -> None:
         """Put what the WORM store lacks, oldest first; then send the witness what it lacks."""
-        while rounds := await self._checkpoints.unstored(partition):
+        after, obstructed = 0, ""
+        while rounds := await self._checkpoints.unstored(partition, after):
             for this in rounds:
-                try:
-                    await self._worm.put(this.key, this.data, retain_days=self._retain_days)
-                except Refusal:
-                    self._refuse(partition, f"{FORKED}: the WORM store holds another round of partition {partition}")
+                finding = await self._history.rounds.put(this, self._ring(), retain_days=self._retain_days)
+                if stops(finding):
+                    self._refuse(partition, _Source.STORE, finding)
                     return
-                await self._checkpoints.stored(this)
+                obstructed = obstructed or finding  # that one waits, and the store remembers those after it
+            after = rounds[-1].number
+        if obstructed:
+            self._refuse(partition, _Source.STORE, obstructed)
+        else:
+            self._refused.pop((partition, _Source.STORE), None)
         await self._each_witnessed(partition)
 
     async def _each_witnessed(self, partition: int) -> None:
-        if self._witness is None:
+        if self._history.witness is None:
             return
         while rounds := await self._checkpoints.unwitnessed(partition):
             for this in rounds:
-                if not await self._witnessed(self._witness, this):
+                if not await self._witnessed(self._history.witness, this):
                     return
         self._waits_since_ms.pop(partition, None)
 
@@ -165,21 +175,23 @@ class Checkpointer:
             log.warning("the witness is away; round %d of partition %d waits", this.number, this.partition)
             self._waits_since_ms.setdefault(this.partition, self._clock.now_ms())
             return False
-        except Objection as objection:
+        except (Objection, SignatureError) as objection:
             self._waits_since_ms.pop(this.partition, None)
-            code = _CODES.get(objection.code, objection.code)
-            self._refuse(this.partition, f"{code}: the witness of partition {this.partition} says {objection}")
+            self._refuse(this.partition, _Source.WITNESS, told(this, objection))
             return False
         await self._checkpoints.cosigned(this, cosignature)
         self._waits_since_ms.pop(this.partition, None)
-        self._refused.pop(this.partition, None)
+        self._refused.pop((this.partition, _Source.WITNESS), None)
         return True
 
-    def _refuse(self, partition: int, finding: str) -> None:
-        if self._refused.get(partition) != finding:
+    def _refuse(self, partition: int, source: _Source, finding: str) -> None:
+        if finding not in {self._refused.get((partition, source)), self._history.objections.get(partition)}:
             log.error("%s", finding)
             self._meter.add(CHAIN_FAILURES, 1, finding.partition(":")[0].lower())
-        self._refused[partition] = finding
+        if stops(finding):
+            self._history.objections[partition] = finding
+        else:
+            self._refused[partition, source] = finding
 
     def _age_s(self, chains: Sequence[Grown]) -> float:
         now_ms = self._clock.now_ms()

@@ -6,11 +6,13 @@ from pathlib import Path
 from ops.checkpointer import Checkpointer
 from ops.evidence_files import read_checkpoint_secret
 from ops.evidence_watch import EvidenceWatch
+from ops.history import History
 from ops.witness.client import WitnessClient
 from schemas.meter import Meter
 from schemas.units import Clock
 from sinks.checkpoints import Checkpoints
 from sinks.pg import Pool
+from sinks.round_store import RoundStore
 from sinks.settings import EvidenceSettings
 from sinks.signing import Signer, load_public_key
 from sinks.verification import Verification
@@ -27,11 +29,11 @@ class EvidenceDuty:
         secret = read_checkpoint_secret(settings.checkpoint_secret_file)
         witness = _witness(settings, signer)
         checkpoints = Checkpoints(pool, signer, secret, witnessed=witness is not None)
-        verification = Verification(pool, checkpoints, worm)
-        parts = (checkpoints, verification, witness)
+        history = History(checkpoints, RoundStore(checkpoints, worm), witness, {}, {})
+        parts = (history, Verification(pool))
         self.watch = EvidenceWatch(pool, parts, (signer, settings.keyring_file), clock, meter)
         retain_days = max(days for _tier, days in settings.retention_days_by_tier)
-        self._checkpointer = Checkpointer(checkpoints, worm, witness, clock, meter, retain_days=retain_days)
+        self._checkpointer = Checkpointer(history, self.watch.newest_ring, clock, meter, retain_days=retain_days)
 
     @property
     def findings(self) -> list[str]:

@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from ops.witness.client import WitnessClient
+from ops.history import History
 from schemas.answers import NoAnswer
 from schemas.codes import Code
 from schemas.decision import DecisionRecord
@@ -17,12 +17,12 @@ from schemas.subjects import PARTITIONS
 from schemas.units import Clock
 from sinks import keyring
 from sinks.chain_reader import ChainFault
-from sinks.checkpoints import Checkpoints
 from sinks.keyring import Keyring, KeyringError, RingFile
 from sinks.pg import Pool
 from sinks.rotations import note_rotations
+from sinks.round_store import ROLLED_BACK
 from sinks.signing import Signer
-from sinks.verification import ROLLED_BACK, Verification
+from sinks.verification import Verification
 from streams.ports import DeadLetters, EvidenceStore, Ledger, Store
 from streams.stopping import set_within
 
@@ -49,14 +49,14 @@ class EvidenceWatch:
     def __init__(
         self,
         pool: Pool,
-        parts: tuple[Checkpoints, Verification, WitnessClient | None],
+        parts: tuple[History, Verification],
         signing: tuple[Signer, Path],
         clock: Clock,
         meter: Meter,
     ) -> None:
         """`signing`: the key that signs here and the file of the key ring. Raises EvidenceRefusedError for those."""
         self._pool = pool
-        self._checkpoints, self._verification, self._witness = parts
+        self._history, self._verification = parts
         self._signer, ring_file = signing
         self._ring_file = RingFile(ring_file)
         self._clock = clock
@@ -65,21 +65,21 @@ class EvidenceWatch:
             raise EvidenceRefusedError(fault)
         self._noted_version = 0
         self._refusals: list[str] = ["EVIDENCE_UNCHECKED: the stored evidence was not compared yet"]
-        self._broken: dict[str, str] = {}
         self._tails: list[str] = []
 
     @property
     def findings(self) -> list[str]:
         """Why this worker is not ready."""
-        found = list(dict.fromkeys([*self._refusals, *filter(None, [self._key_fault()])]))
-        if self._broken:
-            found.append(f"EVIDENCE_TAMPERED: {len(self._broken)} chains are not what they were (see the log)")
+        objections = self._history.objections.values()
+        found = list(dict.fromkeys([*self._refusals, *objections, *filter(None, [self._key_fault()])]))
+        if self._history.broken:
+            found.append(f"EVIDENCE_TAMPERED: {len(self._history.broken)} chains are not what they were (see the log)")
         return found
 
     @property
     def permits(self) -> bool:
         """Whether anything may be decided, sealed or signed."""
-        return not self._refusals and not self._key_fault()
+        return not self._refusals and not self._history.objections and not self._key_fault()
 
     async def admit(self, stopping: asyncio.Event) -> None:
         """Return once nothing speaks against running, or `stopping` is set; wait for stores that do not answer.
@@ -104,12 +104,13 @@ class EvidenceWatch:
 
     async def compare(self) -> None:
         """Hold the database against the WORM store, the witness, itself and the key ring. Raises NoAnswer."""
-        found = list(filter(None, [self._key_fault()]))
+        key_fault = self._key_fault()
+        found = [key_fault] if key_fault else []
         for partition in range(PARTITIONS):
-            found += filter(None, [await self._verification.rollback_of(partition), await self._behind(partition)])
+            found += await self._history.compare(partition, self.newest_ring(), signing=not key_fault)
         ours: set[bool] = set()
         async for tenant_ids in self._tenants():
-            ours |= await self._checkpoints.named_here(tenant_ids)
+            ours |= await self._history.checkpoints.named_here(tenant_ids)
             shrunk = await self._verification.shrunk(tenant_ids)
             if shrunk:
                 log.error("%s: the chain of %s is shorter than its checkpoint", ROLLED_BACK, shrunk[0])
@@ -130,7 +131,7 @@ class EvidenceWatch:
         waiting = [tenant_id for tenant_id in active if tenant_id not in self._tails]
         chosen = (waiting + [tenant_id for tenant_id in active if tenant_id in self._tails])[:TAILS_MAX]
         self._tails = chosen if len(waiting) >= TAILS_MAX else []
-        blamed = [tenant_id for tenant_id, reason in self._broken.items() if reason == _ROUND_UNKNOWN]
+        blamed = [tenant_id for tenant_id, reason in self._history.broken.items() if reason == _ROUND_UNKNOWN]
         for tenant_id in dict.fromkeys([*blamed, *chosen]):
             await self._check(tenant_id, whole=False)
 
@@ -144,7 +145,7 @@ class EvidenceWatch:
 
     async def note_rotations(self) -> None:
         """On return every chain knows of the key ring's rotations. Raises NoAnswer."""
-        ring = self._newest_ring()
+        ring = self.newest_ring()
         if ring.ring.version == self._noted_version:
             return
         async for tenant_ids in self._tenants():
@@ -177,7 +178,7 @@ class EvidenceWatch:
     async def _check(
         self, tenant_id: str, *, whole: bool, stopping: asyncio.Event | None = None, pause_s: float = 0.0
     ) -> None:
-        ring = self._newest_ring()
+        ring = self.newest_ring()
         try:
             async for _seq in self._verification.check(tenant_id, ring, whole=whole):
                 if stopping is not None:
@@ -185,38 +186,25 @@ class EvidenceWatch:
                         return
                     await set_within(stopping, pause_s)
         except ChainFault as fault:
-            if self._newest_ring() is ring:
+            if self.newest_ring() is ring:
                 self._found(fault)
             else:  # what the newer ring's key signed looks altered to the older one
                 await self._check(tenant_id, whole=whole, stopping=stopping, pause_s=pause_s)
             return
         # The end of a chain says nothing of what was found at its beginning.
-        if whole or self._broken.get(tenant_id) == _ROUND_UNKNOWN:
-            self._broken.pop(tenant_id, None)
+        if whole or self._history.broken.get(tenant_id) == _ROUND_UNKNOWN:
+            self._history.broken.pop(tenant_id, None)
 
     def _found(self, fault: ChainFault) -> None:
-        if self._broken.get(fault.tenant_id) != fault.reason:
+        if self._history.broken.get(fault.tenant_id) != fault.reason:
             log.error("EVIDENCE_TAMPERED: %s", fault)
             self._meter.add(CHAIN_FAILURES, 1, fault.reason)
-        if self._broken.get(fault.tenant_id, _ROUND_UNKNOWN) == _ROUND_UNKNOWN:
-            self._broken[fault.tenant_id] = fault.reason
-
-    async def _behind(self, partition: int) -> str:
-        """What the witness proves against the database. One that is away proves nothing."""
-        if self._witness is None:
-            return ""
-        try:
-            seen = await self._witness.latest(partition, self._newest_ring())
-        except NoAnswer:
-            return ""
-        last = await self._checkpoints.last(partition)
-        if seen <= (last.number if last else 0):
-            return ""
-        return f"{ROLLED_BACK}: the witness saw round {seen} of partition {partition}"
+        if self._history.broken.get(fault.tenant_id, _ROUND_UNKNOWN) == _ROUND_UNKNOWN:
+            self._history.broken[fault.tenant_id] = fault.reason
 
     async def _tenants(self) -> AsyncIterator[list[str]]:
         after = ""
-        while tenant_ids := await self._checkpoints.tenants(after):
+        while tenant_ids := await self._history.checkpoints.tenants(after):
             after = tenant_ids[-1]
             yield tenant_ids
 
@@ -228,7 +216,7 @@ class EvidenceWatch:
             return f"KEYRING_UNUSABLE: {problem}"
         return keyring.fault_of(self._ring, self._signer, self._clock.now_ms())
 
-    def _newest_ring(self) -> Keyring:
+    def newest_ring(self) -> Keyring:
         """The newest key ring that could be read."""
         self._key_fault()
         return self._ring

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -31,7 +32,9 @@ POLL_S = 1.0
 WAIT_S = 20.0
 """So long a bundle waits for its entries to be sealed and covered before another one gets its turn."""
 LEASE = timedelta(minutes=15)
-"""After this an order that a worker took and did not end is another worker's."""
+"""After this an order that a worker took and no longer holds is another worker's."""
+RENEW_S = LEASE.total_seconds() / 5
+"""A worker says so often that it is still at an order, however long it builds."""
 PAUSE = timedelta(minutes=1)
 """Between two attempts at one order."""
 
@@ -122,11 +125,32 @@ class Exporter:
             taken = await self._exports.take(LEASE)
             if taken is None:
                 return False
-            await self._one(taken)
+            async with self._held(taken):
+                await self._one(taken)
         except NoAnswer as failure:
             log.warning("a bundle of evidence has to wait: %s", failure.code)
             return False
         return True
+
+    @asynccontextmanager
+    async def _held(self, taken: Requested) -> AsyncIterator[None]:
+        """The order is nobody else's within the block: built twice, it would be counted as given up by the first."""
+        holding = asyncio.create_task(self._hold(taken))
+        try:
+            yield
+        finally:
+            holding.cancel()
+            await asyncio.gather(holding, return_exceptions=True)
+        if not holding.cancelled():
+            holding.result()
+
+    async def _hold(self, taken: Requested) -> None:
+        while True:
+            await asyncio.sleep(RENEW_S)
+            try:
+                await self._exports.hold(taken, LEASE)
+            except NoAnswer as failure:  # the lease outlasts some of these
+                log.warning("an order of evidence cannot be held for now: %s", failure.code)
 
     async def _one(self, taken: Requested) -> None:
         pieces = Pieces(self._worm, f"exports/{taken.tenant_id}/{taken.bundle_id}")

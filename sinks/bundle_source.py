@@ -8,7 +8,7 @@ import msgspec
 from schemas.canonical import sha256_hex
 from schemas.evidence import ChainEntry, genesis_hash, seal
 from sinks.pg import Pool
-from sinks.segments import EvidenceError, segment_key
+from sinks.segments import EvidenceError, read_part
 from sinks.worm import Worm
 
 PAGE_ENTRIES = 200
@@ -109,9 +109,7 @@ class BundleSource:
         for segment_id, members in by_segment.items():
             start = min(offset for offset, _ in members)
             end = max(offset + entry.artifact_bytes for offset, entry in members)
-            data = await self._worm.get_range(segment_key(segment_id), start, end - start)
-            if data is None:
-                raise EvidenceError(f"the segment {segment_id} is gone")
+            data = await read_part(self._worm, segment_id, start, end - start)
             for offset, entry in members:
                 artifact = data[offset - start : offset - start + entry.artifact_bytes]
                 if sha256_hex(artifact) != entry.artifact_sha256:

@@ -6,6 +6,7 @@ that was written whole is one that verifies.
 """
 
 import base64
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,12 +19,17 @@ from sinks import keyring, notes, proofs
 from sinks.bundle_source import BundleSource, Range
 from sinks.bundle_tar import Sink, TarWriter, check_room
 from sinks.bundle_traces import Traces
+from sinks.checkpoints import Checkpoints
 from sinks.keyring import Keyring
+from sinks.notes import UnsignedError
 from sinks.pg import Pool
 from sinks.proofs import Covered
+from sinks.round_store import RoundStore
 from sinks.segments import EvidenceError
 from sinks.signing import SignatureError, Signer
 from sinks.worm import Worm
+
+log = logging.getLogger("sinks")
 
 PREDICATE_TYPE = "https://frostgate.dev/evidence-bundle/v1"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -99,6 +105,7 @@ class Bundler:
         tenant_id, first, last = wanted.range
         key = tenant_key(self._keys.checkpoint_secret, tenant_id)
         tree = await self._tree(wanted.range)
+        await self._refuse_an_older_database(tenant_id)
         archive = TarWriter(sink)
         traces = await self._lines(wanted, tree, archive, progress)
         await archive.add("proof.json", canonical_plain(_proof(tree)))
@@ -121,6 +128,13 @@ class Bundler:
         await archive.add("manifest.json", self._keys.signer.sign(PAYLOAD_TYPE, _statement(archive, predicate)))
         await archive.close()
         return Written(predicate, archive.sha256, archive.bytes)
+
+    async def _refuse_an_older_database(self, tenant_id: str) -> None:
+        """A chain that was rolled back is whole in itself, and its bundle would verify."""
+        rounds = Checkpoints(self._pool, self._keys.signer, self._keys.checkpoint_secret, witnessed=False)
+        store = RoundStore(rounds, self._worm)
+        if finding := await store.rollback_of(partition_of(tenant_id), self._keys.keyring):
+            raise EvidenceError(finding)
 
     async def _tree(self, wanted: Range) -> _Tree:
         tenant_id, first, last = wanted
@@ -165,7 +179,10 @@ class Bundler:
         return traces
 
     async def _checkpoints(self, wanted: tuple[Range, UnixMs], newest: Covered, name: str, archive: TarWriter) -> None:
-        """The rounds that a verifier will believe. The newest must be one of them; the others it can do without."""
+        """The rounds that a verifier will believe. The newest must be one of them; the others it can do without.
+
+        A wrong signature is none of those: what was altered is never exported.
+        """
         (tenant_id, first, last), now_ms = wanted
         async with self._pool.tenant_transaction([tenant_id]) as connection:
             covered = await proofs.spread(connection, tenant_id, first, last, LEAF_EVERY)
@@ -178,10 +195,13 @@ class Bundler:
             after = one.size + 1
             try:
                 keyring.verify_note(self._keys.keyring, line.note, parse_rfc3339(came_in), now_ms)
-            except SignatureError:
+            except UnsignedError:
                 if one is newest:
                     raise BundleError(UNSIGNED) from None
+                log.warning("the checkpoint of round %d is left out: no key signed it that the ring allows", one.round)
                 continue
+            except SignatureError:
+                raise EvidenceError(f"the note of round {one.round} is not what its key signed") from None
             lines.append(canonical_plain(line) + b"\n")
         await archive.add("checkpoints.jsonl", b"".join(lines))
 

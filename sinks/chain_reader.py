@@ -6,22 +6,27 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from schemas.checkpoint import NODE_LEVELS, GrowingTree
+from schemas.checkpoint import NODE_BITS, NODE_LEVELS, GrowingTree, hashes_of
 from schemas.evidence import ChainEntry, genesis_hash
-from schemas.merkle import Frontier
+from schemas.merkle import HASH_BYTES, Frontier
 from sinks.pg import Connection
 
 PAGE = 1_000
-Row: TypeAlias = tuple[int, str, str, str]
-"""Seq, entry, prev_hash and chain_hash, as the driver's record unpacks."""
+Row: TypeAlias = tuple[int, str, str, str, str, str]
+"""Seq, entry, prev_hash, chain_hash, kind and event_id, as the driver's record unpacks."""
 _entry = msgspec.json.Decoder(ChainEntry)
 _FROM = """
-SELECT seq, entry, prev_hash, chain_hash FROM chain_entries
+SELECT seq, entry, prev_hash, chain_hash, kind, event_id FROM chain_entries
 WHERE tenant_id = $1 AND seq BETWEEN $2 AND $3 ORDER BY seq
 """
 _NODE = (
     "SELECT hash FROM chain_nodes WHERE tenant_id = $1 AND level = $2 AND position BETWEEN $3 AND $4 ORDER BY position"
 )
+# One row of some kilobytes: every chain that grows is asked this for each round.
+_HASHES = """
+SELECT count(*), coalesce(string_agg(chain_hash::text, '' ORDER BY seq), '')
+FROM chain_entries WHERE tenant_id = $1 AND seq BETWEEN $2 AND $3
+"""
 
 
 class ChainFault(Exception):
@@ -52,8 +57,8 @@ async def place_of(connection: Connection, tenant_id: str, seq: int) -> Place:
     rows = await connection.fetch(_FROM, tenant_id, seq, seq)
     if not rows:
         raise ChainFault(tenant_id, "entry_missing", seq)
-    before = Place(seq - 1, rows[0]["prev_hash"])
-    return _next(tenant_id, before, rows[0])
+    _seq, _text, prev_hash, *_rest = rows[0]
+    return _next(tenant_id, Place(seq - 1, prev_hash), rows[0])
 
 
 async def page(connection: Connection, tenant_id: str, after: Place, last: int) -> tuple[Place, list[bytes]]:
@@ -95,8 +100,28 @@ async def tree_at(connection: Connection, tenant_id: str, size: int) -> GrowingT
     return GrowingTree(frontier.size, frontier.hashes)
 
 
+async def covered_tree(connection: Connection, tenant_id: str, size: int) -> tuple[GrowingTree, Place]:
+    """The tree of the first `size` entries, and where a walk stands that has read up to them.
+
+    Made of kept nodes and the hashes of the last entries, 256 at most, whose last one is checked: of what is
+    stored, and of nothing that was written down about it. Raises ChainFault.
+    """
+    begin = max(0, size - 1) >> NODE_BITS << NODE_BITS
+    tree, place = await tree_at(connection, tenant_id, begin), await place_of(connection, tenant_id, size)
+    count, text = await connection.fetchrow(_HASHES, tenant_id, begin + 1, size)
+    if count != size - begin:
+        raise ChainFault(tenant_id, "entry_missing", begin + 1)
+    try:
+        hashes = hashes_of(text)
+    except ValueError:
+        raise ChainFault(tenant_id, "entry_altered", begin + 1) from None
+    for at in range(0, len(hashes), HASH_BYTES):
+        tree.append(hashes[at : at + HASH_BYTES])
+    return tree, place
+
+
 def _next(tenant_id: str, after: Place, row: Row) -> Place:
-    seq, text, prev_hash, chain_hash = row
+    seq, text, prev_hash, chain_hash, kind, event_id = row
     data = text.encode()
     if seq != after.seq + 1:
         raise ChainFault(tenant_id, "entry_missing", after.seq + 1)
@@ -106,7 +131,8 @@ def _next(tenant_id: str, after: Place, row: Row) -> Place:
         entry = _entry.decode(data)
     except msgspec.MsgspecError as cause:
         raise ChainFault(tenant_id, "entry_altered", seq) from cause
-    if (entry.tenant_id, entry.seq, entry.prev_hash) != (tenant_id, seq, prev_hash):
+    bound = (entry.tenant_id, entry.seq, entry.prev_hash, entry.kind, entry.event_id)
+    if bound != (tenant_id, seq, prev_hash, kind, event_id):
         raise ChainFault(tenant_id, "entry_altered", seq)
     if prev_hash != after.chain_hash:
         raise ChainFault(tenant_id, "link_broken", seq)

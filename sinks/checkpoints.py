@@ -9,7 +9,6 @@ from schemas.canonical import canonical_plain
 from schemas.checkpoint import (
     LEAF_EVERY,
     Covering,
-    GrowingTree,
     Growth,
     Leaf,
     Node,
@@ -21,7 +20,8 @@ from schemas.checkpoint import (
     round_root,
     tenant_key,
 )
-from sinks.chain_reader import ChainFault, pages, place_of
+from schemas.merkle import EMPTY_ROOT
+from sinks.chain_reader import ChainFault, covered_tree, pages
 from sinks.notes import sign, text_of
 from sinks.pg import Connection, Pool
 from sinks.signing import Signer
@@ -34,9 +34,10 @@ ENTRIES_MAX = 50_000
 ENTRIES_MIN = 1_000
 SEND_MAX = 20
 
+_NO_ROOT = EMPTY_ROOT.hex()
 _TENANTS = "SELECT tenant_id FROM tenants WHERE tenant_id > $1 ORDER BY tenant_id LIMIT $2"
 _GROWN = """
-SELECT h.tenant_id, h.seq, coalesce(f.size, 0) AS size, coalesce(f.hashes, ''::bytea) AS hashes,
+SELECT h.tenant_id, h.seq, coalesce(f.size, 0) AS size, coalesce(f.hashes, ''::bytea) AS hashes, coalesce(f.root, $2),
     coalesce((SELECT substring(e.entry FROM '"ingest_ts":"([^"]*)"') FROM chain_entries AS e
         WHERE e.tenant_id = h.tenant_id AND e.seq = coalesce(f.size, 0) + 1), '') AS since
 FROM chain_heads AS h LEFT JOIN chain_frontiers AS f USING (tenant_id)
@@ -69,8 +70,12 @@ VALUES ($1, $2, $3, $4, $5, $6, $7)
 """
 _SERVED = "DELETE FROM checkpoint_requests WHERE partition = $1 AND requested_at <= $2"
 _REQUESTED = "SELECT partition, requested_at FROM checkpoint_requests ORDER BY partition"
-_COLUMNS = "SELECT partition, checkpoint_seq, note, leaves, growth, stored FROM chain_checkpoints"
-_UNSTORED = f"{_COLUMNS} WHERE NOT stored AND partition = $1 ORDER BY checkpoint_seq LIMIT $2"
+_COLUMNS = """
+SELECT partition, checkpoint_seq, note, leaves, growth, stored,
+    coalesce((SELECT b.note FROM chain_checkpoints AS b
+        WHERE b.partition = c.partition AND b.checkpoint_seq = c.checkpoint_seq - 1), '') AS note_before
+FROM chain_checkpoints AS c"""
+_UNSTORED = f"{_COLUMNS} WHERE NOT stored AND partition = $1 AND checkpoint_seq > $2 ORDER BY checkpoint_seq LIMIT $3"
 _UNWITNESSED = f"{_COLUMNS} WHERE growth <> '' AND partition = $1 ORDER BY checkpoint_seq LIMIT $2"
 _ONE = f"{_COLUMNS} WHERE partition = $1 AND checkpoint_seq = $2"
 _STORED = "UPDATE chain_checkpoints SET stored = true WHERE partition = $1 AND checkpoint_seq = $2"
@@ -86,6 +91,7 @@ class Grown(NamedTuple):
     seq: int
     size: int
     hashes: bytes
+    root: str
     since: str
 
 
@@ -107,6 +113,13 @@ class StoredRound(NamedTuple):
     growth: str
     stored: bool
     """Whether it is known to have been put into the WORM store."""
+    note_before: str
+    """The note of the round before; empty where there is none."""
+
+    @property
+    def link(self) -> bytes:
+        """What stands before the leaves in the round's tree. Raises SignatureError when the round before is gone."""
+        return first_link(self.partition) if self.number == 1 else link_to(text_of(self.note_before))
 
     @property
     def key(self) -> str:
@@ -151,7 +164,7 @@ class Checkpoints:
     async def grown(self, tenant_ids: Sequence[str]) -> list[Grown]:
         """Those of the tenants whose chain is longer than their newest leaf."""
         async with self._pool.tenant_transaction(tenant_ids) as connection:
-            return [Grown(*row) for row in await connection.fetch(_GROWN, tenant_ids)]
+            return [Grown(*row) for row in await connection.fetch(_GROWN, tenant_ids, _NO_ROOT)]
 
     async def round(self, partition: int, tenant_ids: Sequence[str]) -> Made | None:
         """Commit the partition's next round over what those of its tenants have new; None when another makes one.
@@ -162,7 +175,7 @@ class Checkpoints:
         async with self._pool.tenant_transaction(taken) as connection:
             if not await connection.fetchval(_LOCK, LOCK_CLASS, partition):
                 return None
-            grown = [Grown(*row) for row in await connection.fetch(_GROWN, taken)]
+            grown = [Grown(*row) for row in await connection.fetch(_GROWN, taken, _NO_ROOT)]
             entries_max = max(ENTRIES_MIN, ENTRIES_MAX // max(1, len(grown)))
             trees: list[_Tree] = []
             faults: list[ChainFault] = []
@@ -197,12 +210,17 @@ class Checkpoints:
     async def last(self, partition: int) -> StoredRound | None:
         async with self._pool.connection() as connection:
             row = await connection.fetchrow(_LAST, partition)
-            return await _one(connection, partition, row["checkpoint_seq"]) if row else None
+        return await self.one(partition, row["checkpoint_seq"]) if row else None
 
-    async def unstored(self, partition: int) -> list[StoredRound]:
-        """The oldest rounds not known to be in the WORM store."""
+    async def one(self, partition: int, number: int) -> StoredRound | None:
         async with self._pool.connection() as connection:
-            return [StoredRound(*row) for row in await connection.fetch(_UNSTORED, partition, SEND_MAX)]
+            row = await connection.fetchrow(_ONE, partition, number)
+        return StoredRound(*row) if row else None
+
+    async def unstored(self, partition: int, after: int) -> list[StoredRound]:
+        """The oldest rounds after that number not known to be in the WORM store."""
+        async with self._pool.connection() as connection:
+            return [StoredRound(*row) for row in await connection.fetch(_UNSTORED, partition, after, SEND_MAX)]
 
     async def unwitnessed(self, partition: int) -> list[StoredRound]:
         """The oldest rounds that no witness has countersigned and one can still judge."""
@@ -218,12 +236,13 @@ class Checkpoints:
             await connection.execute(_COSIGNED, this.partition, this.number, cosignature)
 
     async def _tree(self, connection: Connection, one: Grown, last: int) -> _Tree:
-        try:
-            tree = GrowingTree(one.size, one.hashes)
-        except ValueError:
-            raise ChainFault(one.tenant_id, "frontier_altered", one.size) from None
+        """Raises ChainFault, also where the frontier is not that of the entries it stands for: a root would be signed
+        that no chain has.
+        """
+        tree, after = await covered_tree(connection, one.tenant_id, one.size)
+        if (tree.hashes, tree.root().hex()) != (one.hashes, one.root):
+            raise ChainFault(one.tenant_id, "frontier_altered", one.size)
         covering, nodes = Covering(one.size, last), list[Node]()
-        after = await place_of(connection, one.tenant_id, one.size)
         async for hashes in pages(connection, one.tenant_id, after, last):
             for node in hashes:
                 nodes += tree.append(node)
@@ -253,7 +272,3 @@ class Checkpoints:
             await connection.execute(_LEAVES, partition, number, *zip(*kept, strict=True))
         text = canonical_plain(leaves).decode()
         await connection.execute(_ROUND, partition, number, 1 + len(leaves), root.hex(), note, text, growth)
-
-
-async def _one(connection: Connection, partition: int, number: int) -> StoredRound:
-    return StoredRound(*await connection.fetchrow(_ONE, partition, number))

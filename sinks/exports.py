@@ -66,7 +66,8 @@ WHERE (tenant_id, bundle_id) = (
 )
 RETURNING tenant_id, bundle_id, attempts
 """
-_GIVE_BACK = "UPDATE export_requests SET taken_until = now() + $3 WHERE tenant_id = $1 AND bundle_id = $2"
+# Whoever took the order after us counted one attempt more: it is theirs now.
+_HOLD = "UPDATE export_requests SET taken_until = now() + $4 WHERE tenant_id = $1 AND bundle_id = $2 AND attempts = $3"
 _CHOSEN = """
 UPDATE evidence_bundles SET first_seq = $3, last_seq = $4
 WHERE tenant_id = $1 AND bundle_id = $2 AND status = 'pending'
@@ -151,10 +152,14 @@ class Exports:
         async with self._pool.tenant_transaction([tenant_id]) as connection:
             await connection.execute(_CHOSEN, tenant_id, taken.bundle_id, first, last)
 
+    async def hold(self, taken: Requested, lease: timedelta) -> None:
+        """No other worker takes the order within the lease, unless one has taken it already."""
+        async with self._pool.connection() as connection:
+            await connection.execute(_HOLD, taken.tenant_id, taken.bundle_id, taken.attempt, lease)
+
     async def give_back(self, taken: Requested, pause: timedelta) -> None:
         """The order waits on, for any worker, after the pause."""
-        async with self._pool.connection() as connection:
-            await connection.execute(_GIVE_BACK, taken.tenant_id, taken.bundle_id, pause)
+        await self.hold(taken, pause)
 
     async def done(self, taken: Requested, written: Written, pieces: "Pieces") -> None:
         """The bundle is ready. One that another worker has ended before stays as it is."""

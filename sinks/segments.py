@@ -164,11 +164,27 @@ async def read_artifact(worm: Worm, segment_id: str, offset: int, length: int, e
 
     Raises EvidenceError when they are gone or do not match, NoAnswer when the store is away.
     """
-    data = await worm.get_range(segment_key(segment_id), offset, length)
-    if data is None:
-        raise EvidenceError("the segment is gone")
+    data = await read_part(worm, segment_id, offset, length)
     if sha256_hex(data) != expected_sha256:
         raise EvidenceError("the artifact does not match its hash")
+    return data
+
+
+async def read_part(worm: Worm, segment_id: str, offset: int, length: int) -> bytes:
+    """Up to `length` bytes of the segment, which an index row names.
+
+    Raises EvidenceError when the segment is gone, or no segment is named so and has such a part: a row that
+    was altered says nothing else, and NoAnswer when the store is away.
+    """
+    if not 0 <= offset <= offset + length <= SEGMENT_BYTES_MAX:
+        raise EvidenceError("no segment has such a part")
+    try:
+        key = segment_key(segment_id)
+    except ValueError:
+        raise EvidenceError("an artifact is indexed in what is no segment") from None
+    data = await worm.get_range(key, offset, length)
+    if data is None:
+        raise EvidenceError("the segment is gone")
     return data
 
 

@@ -1,4 +1,4 @@
-"""Checking stored evidence: chains against their trees, trees against signed rounds, rounds against the WORM store."""
+"""Checking stored evidence: chains against their trees, trees against signed rounds."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
@@ -7,15 +7,12 @@ import msgspec
 
 from schemas.checkpoint import GrowingTree, Leaf, first_link, link_to, round_of, round_root
 from sinks.chain_reader import ChainFault, Place, page, place_of, start, tree_at
-from sinks.checkpoints import Checkpoints, round_key
 from sinks.keyring import Keyring
 from sinks.notes import text_of, verify
 from sinks.pg import Pool
 from sinks.signing import SignatureError
-from sinks.worm import Worm
 
 TAIL_ENTRIES = 1_000
-ROLLED_BACK, FORKED, LOST = "EVIDENCE_ROLLED_BACK", "EVIDENCE_FORKED", "EVIDENCE_LOST"
 _leaves = msgspec.json.Decoder(tuple[Leaf, ...])
 
 _HEAD = "SELECT seq, chain_hash FROM chain_heads WHERE tenant_id = $1"
@@ -48,27 +45,8 @@ class _Covered(NamedTuple):
 class Verification:
     """Reads what is stored, as the worker. Raises NoAnswer where a store is away."""
 
-    def __init__(self, pool: Pool, checkpoints: Checkpoints, worm: Worm) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._checkpoints = checkpoints
-        self._worm = worm
-
-    async def rollback_of(self, partition: int) -> str:
-        """A code and a sentence when the WORM store knows more than the database, less or other things; else empty."""
-        last = await self._checkpoints.last(partition)
-        number = last.number if last else 0
-        if await self._worm.get(round_key(partition, number + 1)) is not None:
-            now = await self._checkpoints.last(partition)  # another worker may just have made it
-            if (now.number if now else 0) <= number:
-                return f"{ROLLED_BACK}: the WORM store holds a round after {number} of partition {partition}"
-        if last is None:
-            return ""
-        held = await self._worm.get(last.key)
-        if held is None and last.stored:
-            return f"{LOST}: the WORM store lacks round {number} of partition {partition}, which was put into it"
-        if held not in {None, last.data}:
-            return f"{FORKED}: the WORM store holds another round {number} of partition {partition}"
-        return ""
 
     async def shrunk(self, tenant_ids: Sequence[str]) -> list[str]:
         """Those of the tenants whose chain is shorter than a round has covered."""

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +29,8 @@ from sinks.segments import EvidenceError
 from sinks.signing import KeyFileError
 
 WAIT_S = 60.0
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
+"""How a file system says that it has no second names for a file, as on most memory sticks."""
 TOLD_EVERY = 50_000
 """Entries between two lines of progress."""
 
@@ -103,7 +104,6 @@ def export(  # noqa: PLR0913  (an option each)
     if output.exists() and not force:
         raise click.UsageError(f"{output} is there already: pass --force to replace it")
     asked = Asked(tenant_id, ingested_from, ingested_to, include_trace, wait_s, output, force)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: whatever was begun is taken away
     with _explained(asked):
         written = on_database(target, lambda pool: _write(pool, settings, asked))
     if as_json:
@@ -156,11 +156,26 @@ def _whole(path: Path, *, replace: bool) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if path.exists() and not replace:
-            raise FileExistsError(errno.EEXIST, "somebody has made it meanwhile")
-        part.replace(path)
+        if replace:
+            part.replace(path)
+        else:
+            _named_if_free(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _named_if_free(part: Path, path: Path) -> None:
+    """On return `path` names the file too. Raises FileExistsError when somebody has made it meanwhile, and OSError."""
+    try:
+        path.hardlink_to(part)  # unlike a rename, a link never replaces
+    except FileExistsError:
+        raise FileExistsError(errno.EEXIST, "somebody has made it meanwhile") from None
+    except OSError as problem:
+        if problem.errno not in _NO_LINKS:
+            raise
+        # For a moment the name is an empty file's, which keeps it from everybody else who asks for it so.
+        with path.open("xb"):
+            part.replace(path)
 
 
 async def _write(pool: Pool, settings: Settings, asked: Asked) -> Written:

@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import urllib.error
 import urllib.request
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -28,6 +29,13 @@ class _Latest(msgspec.Struct, frozen=True):
     cosignature: str
 
 
+class Seen(NamedTuple):
+    """A round that the witness proves to have seen: its number and the text of its note."""
+
+    number: int
+    text: str
+
+
 class _Cosigned(msgspec.Struct, frozen=True):
     cosignature: str
 
@@ -50,9 +58,13 @@ class WitnessClient:
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _StayHere())
 
     async def countersign(self, this: StoredRound) -> str:
-        """The witness's signature line under that round. Raises Objection, and NoAnswer when it is away."""
+        """The witness's signature line under that round. Raises Objection, and NoAnswer when it is away.
+
+        Raises SignatureError when the database no longer knows the round's note or the one before it.
+        """
         submission = {
             "note": countersigned(this.note, self._signer),
+            "link": this.link.hex(),
             "leaves": msgspec.Raw(this.leaves.encode()),
             "growth": msgspec.Raw(this.growth.encode()),
         }
@@ -64,8 +76,8 @@ class WitnessClient:
             raise NoAnswer(Code.STORE_UNAVAILABLE) from None
         return cosignature
 
-    async def latest(self, partition: int, ring: Keyring) -> int:
-        """The last round of the partition that it proves to have seen, 0 when it saw none.
+    async def latest(self, partition: int, ring: Keyring) -> Seen | None:
+        """The last round of the partition that it proves to have seen, None when it saw none.
 
         Raises NoAnswer when it is away, or says what neither it nor we signed.
         """
@@ -73,7 +85,7 @@ class WitnessClient:
         try:
             latest = msgspec.json.decode(answer, type=_Latest)
             if not latest.round:
-                return 0
+                return None
             text = verify(latest.note, ring.public_keys())
             verify_cosignature(text, latest.cosignature, self._public_key)
             this = round_of(text)
@@ -81,7 +93,7 @@ class WitnessClient:
             raise NoAnswer(Code.STORE_UNAVAILABLE) from None
         if (this.partition, this.number) != (partition, latest.round):
             raise NoAnswer(Code.STORE_UNAVAILABLE)
-        return this.number
+        return Seen(this.number, text)
 
     def _ask(self, path: str, body: bytes | None) -> bytes:
         headers = {"Content-Type": "application/json"}

@@ -1,6 +1,6 @@
 """What a witness countersigns: the next round of a history that only ever grows. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -34,9 +34,10 @@ class Objection(Exception):
 
 
 class Submission(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A round as it is sent: its note, its leaves by name, and how each tree grew, by name."""
+    """A round as it is sent: its note, what its tree begins with, its leaves, and how each tree grew, both by name."""
 
     note: str
+    link: str
     leaves: tuple[Leaf, ...]
     growth: dict[str, Growth]
 
@@ -61,10 +62,11 @@ def judge(this: Round, submission: Submission, seen: Seen | None, trees: Mapping
 
     `trees` holds what was seen under the names of the round's leaves. Without anything seen of the
     partition, the round is where this witness begins: round 1, or any later one of a history it has
-    not followed, whose trees it then believes to have been what the round says they were.
+    not followed. Whoever sends that one must know everything its note signs, and so chooses nothing of it:
+    a note alone is in every bundle.
     """
     _in_turn(this, seen)
-    _linked(this, submission.leaves, seen)
+    _linked(this, submission, seen)
     whole = this.number == 1 or (seen is not None and seen.first_number == 1)
     after = {}
     for leaf in submission.leaves:
@@ -85,15 +87,17 @@ def _in_turn(this: Round, seen: Seen | None) -> None:
         raise Objection(WitnessCode.GAP, f"round {seen.number + 1} comes next")
 
 
-def _linked(this: Round, leaves: Sequence[Leaf], seen: Seen | None) -> None:
-    """Whether the root follows from the leaves, behind the link to the round before.
+def _linked(this: Round, submission: Submission, seen: Seen | None) -> None:
+    """Whether the root follows from the leaves, behind the link to the round before, and the link is that of its note.
 
-    Where the round before was never seen, nothing but the root can be told.
+    Where the round before was never seen, the link is what the root says it is.
     """
-    if seen is None and this.number != 1:
-        return
-    link = link_to(seen.note_text) if seen else first_link(this.partition)
-    if round_root(link, leaves) != this.root:
+    link = hashes_of(submission.link)
+    if seen is not None and link != link_to(seen.note_text):
+        raise Objection(WitnessCode.FORK, "the round does not link to the one before")
+    if seen is None and this.number == 1 and link != first_link(this.partition):
+        raise Objection(WitnessCode.FORK, "the first round does not begin its partition")
+    if round_root(link, submission.leaves) != this.root:
         raise Objection(WitnessCode.FORK, "the root does not follow from the round before and the leaves")
 
 
@@ -118,7 +122,8 @@ def checked(submission: Submission) -> Submission:
     """The submission, once everything in it has the form it must have. Raises Objection(MALFORMED)."""
     names = [leaf.name for leaf in submission.leaves]
     sound = (
-        0 < len(names) <= LEAVES_MAX
+        _is_hash(submission.link)
+        and 0 < len(names) <= LEAVES_MAX
         and names == sorted(set(names))
         and set(submission.growth) == set(names)
         and all(_is_sound(submission.growth[leaf.name], leaf) for leaf in submission.leaves)
@@ -140,6 +145,13 @@ def _is_sound(growth: Growth, leaf: Leaf) -> bool:
             if not 0 <= level < LEVEL_MAX or at & ((1 << level) - 1) or len(hashes_of(node)) != HASH_BYTES:
                 return False
             at += 1 << level
-        return len(hashes_of(leaf.name)) == len(hashes_of(leaf.root)) == HASH_BYTES
+    except ValueError:
+        return False
+    return _is_hash(leaf.name) and _is_hash(leaf.root)
+
+
+def _is_hash(text: str) -> bool:
+    try:
+        return len(hashes_of(text)) == HASH_BYTES
     except ValueError:
         return False

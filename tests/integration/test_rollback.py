@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import asyncpg
+import msgspec
 import pytest
 
 from ops.checkpointer import Checkpointer
@@ -16,16 +17,19 @@ from ops.clock import SystemClock
 from ops.embedded import EmbeddedServers
 from ops.evidence_files import CheckpointSecretError, EvidenceFiles
 from ops.evidence_watch import EvidenceRefusedError, EvidenceWatch, GuardedLedger
+from ops.history import History
 from schemas.answers import NoAnswer
+from schemas.checkpoint import Round, note_text
 from schemas.metrics import CHAIN_FAILURES, CHECKPOINT_AGE_S
 from schemas.subjects import PARTITIONS, partition_of
 from schemas.units import UnixMs
-from sinks.checkpoints import Checkpoints
+from sinks.checkpoints import Checkpoints, round_key
 from sinks.keyring import load, rotated
 from sinks.ledger import DecisionLedger
+from sinks.notes import sign
 from sinks.pg import Pool
+from sinks.round_store import RoundStore
 from sinks.signing import Signer, create_key
-from sinks.verification import Verification
 from tests.integration.sinks import make
 from tests.integration.sinks.rounds import Counted, Kit, grow, kit, know, own_postgres, permitted, pool_of
 
@@ -41,11 +45,12 @@ class Evidence:
         self.home = home
         self.kit: Kit = kit(pool, home)
         self.meter = Counted()
-        clock = SystemClock()
-        self.checkpointer = Checkpointer(self.kit.checkpoints, self.kit.worm, None, clock, self.meter, retain_days=1)
+        self.history = self.kit.history()
+        self.checkpointer = Checkpointer(self.history, self.kit.newest_ring, SystemClock(), self.meter, retain_days=1)
 
-    def watch(self) -> EvidenceWatch:
-        parts = (self.kit.checkpoints, self.kit.verification, None)
+    def watch(self, history: History | None = None) -> EvidenceWatch:
+        """As a starting worker has it, or beside the checkpointer of the same history."""
+        parts = (history or self.kit.history(), self.kit.verification)
         signing = (self.kit.signer, self.kit.ring_file)
         return EvidenceWatch(self.pool, parts, signing, SystemClock(), self.meter)
 
@@ -218,7 +223,8 @@ async def test_another_checkpoint_secret_refuses_the_start_until_the_old_one_is_
     for data, refused in ((bytes(32), True), (kept, False)):
         secret.write_bytes(data)
         checkpoints = Checkpoints(evidence.pool, evidence.kit.signer, data, witnessed=False)
-        parts = (checkpoints, Verification(evidence.pool, checkpoints, evidence.kit.worm), None)
+        history = History(checkpoints, RoundStore(checkpoints, evidence.kit.worm), None, {}, {})
+        parts = (history, evidence.kit.verification)
         signing = (evidence.kit.signer, evidence.kit.ring_file)
         watch = EvidenceWatch(evidence.pool, parts, signing, SystemClock(), evidence.meter)
         await watch.compare()
@@ -252,6 +258,118 @@ async def test_a_head_that_falls_behind_its_checkpoint_stops_every_decision(evid
         await ledger.record([make.record(tenant, "evt-after")])
 
 
+async def test_a_standby_that_was_behind_is_found_however_far_it_has_gone_on(evidence: Evidence) -> None:
+    """Postgres fails over under running workers. Their rounds outgrow those in the store, where none of them fits."""
+    tenant = make.tenant_id()
+    await evidence.more(tenant)
+    watch = evidence.watch(evidence.history)
+    await watch.admit(asyncio.Event())
+
+    async def lost() -> None:
+        await evidence.more(tenant, first_event=1_000)
+
+    await evidence.restored(lost)
+    await grow(evidence.pool, tenant, 5, 2_000)
+    await evidence.checkpointer.make_rounds(range(PARTITIONS), lambda: watch.permits)
+    assert [finding.partition(":")[0] for finding in watch.findings] == ["EVIDENCE_FORKED"]
+    assert not watch.permits, "the first round that the store does not take stops the worker"
+    for first_event in (3_000, 4_000):
+        await grow(evidence.pool, tenant, 5, first_event)
+        await evidence.checkpointer.make_rounds(range(PARTITIONS), permitted)
+    last = await evidence.kit.checkpoints.last(partition_of(tenant))
+    assert last is not None
+    assert (last.number, await evidence.kit.worm.get(last.key)) == (4, None)
+    await watch.compare()
+    assert not watch.permits
+    with pytest.raises(EvidenceRefusedError, match="EVIDENCE_FORKED: the WORM store holds another round 2"):
+        await evidence.watch().admit(asyncio.Event())
+
+
+async def _laid_by_a_stranger(evidence: Evidence, partition: int) -> list[Path]:
+    """Under the keys of rounds 2 and 3: a note by a key of nobody's, and nonsense."""
+    home = evidence.home / "stranger"
+    home.mkdir()
+    note = sign(note_text(Round(partition, 2, bytes(32))), kit(evidence.pool, home).signer)
+    forged = msgspec.json.encode({"leaves": [], "note": note, "partition": partition, "round": 2})
+    for number, data in ((2, forged), (3, b"[" * 100_000)):
+        await evidence.kit.worm.put(round_key(partition, number), data, retain_days=1)
+    return [evidence.home / "worm" / round_key(partition, number) for number in (2, 3)]
+
+
+async def test_what_a_stranger_lays_under_the_keys_of_rounds_to_come_stops_nobody_and_hides_nothing(
+    evidence: Evidence,
+) -> None:
+    tenant = make.tenant_id()
+    partition = partition_of(tenant)
+    await evidence.more(tenant)
+    await _laid_by_a_stranger(evidence, partition)
+    watch = evidence.watch(evidence.history)
+    await watch.admit(asyncio.Event())
+    for first_event in (1_000, 2_000, 3_000):
+        await grow(evidence.pool, tenant, 5, first_event)
+        await evidence.checkpointer.make_rounds([partition], lambda: watch.permits)
+    assert [finding.partition(":")[0] for finding in evidence.checkpointer.findings] == ["EVIDENCE_OBSTRUCTED"]
+    assert [one.number for one in await evidence.kit.checkpoints.unstored(partition, 0)] == [2, 3]
+    await evidence.watch().admit(asyncio.Event())
+    forget = "DELETE FROM chain_checkpoints WHERE partition = $1 AND checkpoint_seq > $2"
+    await evidence.changed(forget, partition, 3)
+    with pytest.raises(EvidenceRefusedError, match="EVIDENCE_ROLLED_BACK: the WORM store holds round 4"):
+        await evidence.watch().admit(asyncio.Event())
+    await evidence.changed(forget, partition, 1)
+    with pytest.raises(EvidenceRefusedError, match="EVIDENCE_ROLLED_BACK: the WORM store holds round 4"):
+        await evidence.watch().admit(asyncio.Event())
+
+
+async def test_rounds_that_were_kept_out_of_the_store_are_put_once_their_keys_are_free(evidence: Evidence) -> None:
+    tenant = make.tenant_id()
+    partition = partition_of(tenant)
+    await evidence.more(tenant)
+    strange = await _laid_by_a_stranger(evidence, partition)
+    for first_event in (1_000, 2_000):
+        await grow(evidence.pool, tenant, 5, first_event)
+        await evidence.checkpointer.make_rounds([partition], permitted)
+    assert evidence.checkpointer.findings != []
+    for file in strange:
+        file.unlink()
+    await evidence.checkpointer.make_rounds([partition], permitted)
+    assert evidence.checkpointer.findings == []
+    assert await evidence.kit.checkpoints.unstored(partition, 0) == []
+
+
+async def test_a_store_in_which_nothing_can_be_told_refuses_the_start(
+    evidence: Evidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sinks.round_store.OBSTRUCTED_MAX", 2)
+    tenant = make.tenant_id()
+    await evidence.more(tenant)
+    await _laid_by_a_stranger(evidence, partition_of(tenant))
+    with pytest.raises(EvidenceRefusedError, match="EVIDENCE_OBSTRUCTED"):
+        await evidence.watch().admit(asyncio.Event())
+
+
+async def test_a_running_worker_writes_each_rotation_of_its_ring_into_every_chain(
+    evidence: Evidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ops.evidence_watch.INTERVAL_S", 0.02)
+    tenants = {make.tenant_id(), make.tenant_id()}
+    await evidence.more(*tenants)
+    watch, stopping = evidence.watch(), asyncio.Event()
+    await watch.admit(stopping)
+
+    async def noted() -> set[str]:
+        query = "SELECT tenant_id FROM chain_entries WHERE kind = 'key_rotation' AND event_id = 'key-rotation:2'"
+        async with evidence.pool.tenant_transaction(sorted(tenants)) as connection:
+            return {row["tenant_id"] for row in await connection.fetch(query)}
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        tasks.create_task(watch.run(stopping))
+        assert await noted() == set()
+        _rotated(evidence, overlap_ms=3_600_000)
+        while await noted() != tenants:  # noqa: ASYNC110  (what is awaited is in a database)
+            await asyncio.sleep(0.02)
+        stopping.set()
+
+
 async def test_another_round_in_the_store_than_in_the_database_is_a_fork(evidence: Evidence) -> None:
     tenant = make.tenant_id()
     await evidence.more(tenant)
@@ -279,6 +397,20 @@ async def test_a_change_by_a_superuser_is_found_within_a_minutes_pass_or_the_ful
     assert watch.findings == ["EVIDENCE_TAMPERED: 2 chains are not what they were (see the log)"]
     assert evidence.meter.labels(CHAIN_FAILURES) == {("entry_missing",)}
     assert watch.permits, "a chain that was changed stops nobody else's decisions"
+
+
+async def test_a_chain_that_was_found_changed_gets_no_further_checkpoint(evidence: Evidence) -> None:
+    """What a round reads again is the end of a chain; the standing checks have read the rest."""
+    changed, whole = make.tenant_id(), make.tenant_id()
+    await evidence.more(changed, whole)
+    watch = evidence.watch(evidence.history)
+    await watch.compare()
+    await evidence.changed("DELETE FROM chain_entries WHERE tenant_id = $1 AND seq = 2", changed)
+    await watch.check_tails()
+    for tenant in (changed, whole):
+        await grow(evidence.pool, tenant, 5, 1_000)
+    await evidence.checkpointer.make_rounds(range(PARTITIONS), lambda: watch.permits)
+    assert [one.tenant_id for one in await evidence.kit.checkpoints.grown([changed, whole])] == [changed]
 
 
 async def test_rounds_come_by_themselves_and_a_request_brings_one_at_once(

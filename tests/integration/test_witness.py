@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -17,11 +18,14 @@ from ops.checkpointer import WITNESS_AWAY_MS_MAX, Checkpointer
 from ops.clock import SystemClock
 from ops.embedded import EmbeddedServers
 from ops.embedded.process import free_port
-from ops.evidence_watch import EvidenceRefusedError, EvidenceWatch
+from ops.evidence_watch import EvidenceRefusedError, EvidenceWatch, GuardedLedger
+from ops.history import History
 from ops.witness.client import WitnessClient
 from ops.witness.service import BODY_BYTES_MAX
+from schemas.answers import NoAnswer
 from schemas.subjects import PARTITIONS, partition_of
 from schemas.units import UnixMs
+from sinks.ledger import DecisionLedger
 from sinks.notes import text_of, verify_cosignature
 from sinks.pg import Pool
 from sinks.signing import load_public_key
@@ -91,11 +95,13 @@ class Log:
         key = load_public_key(self.witness_home / "witness-key.pub")
         return WitnessClient(f"http://127.0.0.1:{self.port}", key, self.kit.signer)
 
-    def checkpointer(self) -> Checkpointer:
-        return Checkpointer(self.kit.checkpoints, self.kit.worm, self.client(), self.clock, self.meter, retain_days=1)
+    def checkpointer(self, history: History | None = None) -> Checkpointer:
+        history = history or self.kit.history(self.client())
+        return Checkpointer(history, self.kit.newest_ring, self.clock, self.meter, retain_days=1)
 
-    def watch(self) -> EvidenceWatch:
-        parts = (self.kit.checkpoints, self.kit.verification, self.client())
+    def watch(self, history: History | None = None) -> EvidenceWatch:
+        """As a starting worker has it, or beside the checkpointer of the same history."""
+        parts = (history or self.kit.history(self.client()), self.kit.verification)
         return EvidenceWatch(self.pool, parts, (self.kit.signer, self.kit.ring_file), self.clock, self.meter)
 
     async def more(self, tenant: str, count: int, first_event: int) -> None:
@@ -158,7 +164,9 @@ async def test_rounds_made_while_the_witness_is_away_are_countersigned_once_it_i
         assert checkpointer.degraded == []
         log.clock.ahead_ms += WITNESS_AWAY_MS_MAX
         assert checkpointer.degraded == [], "no round waits: nothing is late"
-        assert await log.client().latest(partition_of(tenant), log.kit.ring) == 3
+        seen = await log.client().latest(partition_of(tenant), log.kit.ring)
+        assert seen is not None
+        assert (seen.number, seen.text) == (3, text_of((await log.rounds(tenant))[-1]["note"]))
         await log.watch().admit(asyncio.Event())
 
 
@@ -175,19 +183,58 @@ async def test_a_database_and_a_store_restored_together_are_found_by_the_witness
             await log.watch().admit(asyncio.Event())
 
 
-async def test_another_history_than_the_witness_saw_is_not_countersigned_and_not_ready(log: Log) -> None:
+async def test_another_history_than_the_witness_saw_is_not_countersigned_and_stops_every_decision(log: Log) -> None:
     tenant = make.tenant_id()
     partition = partition_of(tenant)
     async with log.witness():
-        checkpointer = log.checkpointer()
+        history = log.kit.history(log.client())
+        checkpointer, watch = log.checkpointer(history), log.watch(history)
+        ledger = GuardedLedger(DecisionLedger(log.pool), watch)
+        await watch.admit(asyncio.Event())
         await log.more(tenant, 5, 0)
         await checkpointer.make_rounds([partition], permitted)
+        await ledger.record([make.record(tenant, "evt-before")])
         await log.changed("DELETE FROM chain_entries")
         await log.changed("TRUNCATE chain_heads, chain_frontiers, evidence_outbox")
         await log.more(tenant, 9, 5_000)
-        await checkpointer.make_rounds([partition], permitted)
-        assert [finding.partition(":")[0] for finding in checkpointer.findings] == ["EVIDENCE_ROLLED_BACK"]
+        assert watch.permits
+        await checkpointer.make_rounds([partition], lambda: watch.permits)
+        assert [finding.partition(":")[0] for finding in watch.findings] == ["EVIDENCE_ROLLED_BACK"]
         assert [bool(this["cosignature"]) for this in await log.rounds(tenant)] == [True, False]
+        with pytest.raises(NoAnswer):
+            await ledger.record([make.record(tenant, "evt-after")])
+        await log.more(tenant, 9, 6_000)
+        with pytest.raises(NoAnswer):
+            await checkpointer.make_rounds([partition], lambda: watch.permits)
+        assert len(await log.rounds(tenant)) == 2
+        with pytest.raises(EvidenceRefusedError, match="EVIDENCE_ROLLED_BACK"):
+            await log.watch().admit(asyncio.Event())
+    await watch.compare()
+    assert not watch.permits, "a witness that is away takes nothing back"
+    shutil.rmtree(log.witness_home)
+    async with log.witness():
+        await log.watch(history._replace(witness=log.client())).compare()
+    assert history.objections == {}, "a new memory begins with the round it is sent"
+
+
+async def test_a_round_of_the_same_number_that_the_witness_saw_otherwise_refuses_the_start(log: Log) -> None:
+    """Database and store were restored together while it was away, and have gone on since: no number tells."""
+    tenant = make.tenant_id()
+    partition = partition_of(tenant)
+    rounds = log.kit.ring_file.with_name("worm") / f"checkpoints/p{partition:02d}"
+    async with log.witness():
+        for first_event in (0, 1_000):
+            await log.more(tenant, 5, first_event)
+            await log.checkpointer().make_rounds([partition], permitted)
+    await log.changed("DELETE FROM chain_checkpoints WHERE partition = $1 AND checkpoint_seq = 2", partition)
+    rounds.joinpath("000000000002.json").unlink()
+    for first_event in (2_000, 3_000):
+        await log.more(tenant, 7, first_event)
+        await log.checkpointer().make_rounds([partition], permitted)
+    await log.watch().admit(asyncio.Event())
+    async with log.witness():
+        with pytest.raises(EvidenceRefusedError, match="EVIDENCE_FORKED: the witness saw another round 2"):
+            await log.watch().admit(asyncio.Event())
 
 
 async def test_what_the_wire_brings_is_answered_with_a_code_and_never_ends_the_witness(log: Log) -> None:
@@ -196,8 +243,9 @@ async def test_what_the_wire_brings_is_answered_with_a_code_and_never_ends_the_w
         for body, status, code in (
             (b"", 400, "WITNESS_MALFORMED"),
             (b"[" * 100_000, 400, "WITNESS_MALFORMED"),
-            (b'{"note":"\xff","leaves":[],"growth":{}}', 400, "WITNESS_MALFORMED"),
-            (b'{"note":"x","leaves":[],"growth":{}}', 403, "WITNESS_UNKNOWN_KEY"),
+            (b'{"note":"\xff","link":"","leaves":[],"growth":{}}', 400, "WITNESS_MALFORMED"),
+            (b'{"note":"x","leaves":[],"growth":{}}', 400, "WITNESS_MALFORMED"),
+            (b'{"note":"x","link":"","leaves":[],"growth":{}}', 403, "WITNESS_UNKNOWN_KEY"),
             (signed, 403, "WITNESS_UNKNOWN_KEY"),
             (b" " * (BODY_BYTES_MAX + 1), 413, "WITNESS_MALFORMED"),
         ):
@@ -218,7 +266,8 @@ async def _signed_by_a_stranger(log: Log) -> bytes:
     await log.more(tenant, 3, 0)
     await stranger.checkpoints.round(partition_of(tenant), [tenant])
     (this,) = await stranger.checkpoints.unwitnessed(partition_of(tenant))
-    return f'{{"note":{json.dumps(this.note)},"leaves":{this.leaves},"growth":{this.growth}}}'.encode()
+    link = this.link.hex()
+    return f'{{"note":{json.dumps(this.note)},"link":"{link}","leaves":{this.leaves},"growth":{this.growth}}}'.encode()
 
 
 async def test_one_memory_serves_one_witness(log: Log) -> None:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 from ops.embedded import EmbeddedServers
 from ops.embedded.directory import DataDirectory
 from ops.evidence_files import EvidenceFiles
+from ops.history import History
+from ops.witness.client import WitnessClient
 from schemas.evidence import EntryKind
 from schemas.metrics import Metric
 from sinks.chain import Draft, append
@@ -16,6 +18,7 @@ from sinks.checkpoints import Checkpoints
 from sinks.keyring import Keyring, load
 from sinks.migrate import migrate
 from sinks.pg import Pool
+from sinks.round_store import RoundStore
 from sinks.settings import PostgresSettings
 from sinks.signing import Signer
 from sinks.tenants import Tenants
@@ -48,6 +51,14 @@ class Kit(NamedTuple):
     checkpoints: Checkpoints
     verification: Verification
 
+    def history(self, witness: WitnessClient | None = None) -> History:
+        """What a worker that has just started knows of others."""
+        return History(self.checkpoints, RoundStore(self.checkpoints, self.worm), witness, {}, {})
+
+    def newest_ring(self) -> Keyring:
+        """As its file has it now."""
+        return load(self.ring_file)
+
 
 def permitted() -> bool:
     """Whether a round may be signed: always, where no watch is looked at."""
@@ -62,8 +73,7 @@ def kit(pool: Pool, home: Path, *, witnessed: bool = False) -> Kit:
     (home / "worm").mkdir(exist_ok=True)
     worm = DirectoryWorm(home / "worm")
     checkpoints = Checkpoints(pool, signer, files.checkpoint_secret.read_bytes(), witnessed=witnessed)
-    verification = Verification(pool, checkpoints, worm)
-    return Kit(root, signer, load(files.keyring), files.keyring, worm, checkpoints, verification)
+    return Kit(root, signer, load(files.keyring), files.keyring, worm, checkpoints, Verification(pool))
 
 
 @asynccontextmanager

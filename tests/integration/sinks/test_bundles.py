@@ -1,51 +1,34 @@
 """Bundles: what is written verifies offline, what cannot verify is not written."""
 
-import importlib.util
+import errno
 import io
-import tarfile
 import tracemalloc
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import click
 import msgspec
 import pytest
 
-from ops import exporter
-from ops.clock import SystemClock, new_uuid7
 from ops.commands import export
-from ops.exporter import Exporter
 from ops.settings import load
-from schemas.answers import NoAnswer
 from schemas.canonical import canonical_plain, sha256_hex
-from schemas.codes import Code
+from schemas.subjects import partition_of
 from schemas.units import UnixMs
 from sinks import bundle_tar
 from sinks.bundle_range import NothingToExportError, RangeWatch, range_of
 from sinks.bundle_source import Range
 from sinks.bundle_tar import TooLargeError
-from sinks.bundles import BundleError, Bundler, Keys, Wanted, Written
-from sinks.exports import ATTEMPTS_MAX, ExportDesk
+from sinks.bundles import BundleError, Bundler, Keys, Wanted
+from sinks.checkpoints import Checkpoints
+from sinks.notes import sign, text_of
 from sinks.pg import Pool
 from sinks.segments import EvidenceError
 from sinks.signing import payload_of
-from sinks.worm import DirectoryWorm
+from tests.integration.sinks.bundling import lost_round, members, verdict, written
 from tests.integration.sinks.sealed import SECRET, Evidence, hour, signer
 
-SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "verify_data_plane_hashchain.py"
 MEMBERS = ("entries", "artifacts", "traces", "proof", "checkpoints", "head", "keyring", "manifest")
-
-
-@pytest.fixture(scope="module")
-def verifier() -> ModuleType:
-    """The program a stranger runs."""
-    spec = importlib.util.spec_from_file_location("verifier", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -53,41 +36,11 @@ def evidence(worker: Pool, tmp_path: Path) -> Evidence:
     return Evidence.begin(worker, tmp_path)
 
 
-async def written(bundler: Bundler, wanted: Range, *, include_trace: bool = False) -> tuple[Written, io.BytesIO]:
-    file = io.BytesIO()
-
-    async def sink(data: bytes) -> None:
-        file.write(data)
-
-    made = await bundler.write(Wanted("bundle-1", wanted, include_trace), sink, lambda *_: None)
-    file.seek(0)
-    return made, file
-
-
-def members(file: io.BytesIO) -> dict[str, bytes]:
-    file.seek(0)
-    with tarfile.open(fileobj=file, mode="r:") as archive:
-        found = {}
-        for member in archive:
-            assert (member.mode, member.uid, member.gid, member.mtime, member.uname) == (0o444, 0, 0, 0, "")
-            data = archive.extractfile(member)
-            assert data is not None
-            found[member.name] = data.read()
-    file.seek(0)
-    return found
-
-
-def verdict(verifier: ModuleType, file: io.BytesIO, evidence: Evidence) -> tuple[int, str]:
-    file.seek(0)
-    found = verifier.verify_file(file, evidence.keyring.root_fingerprint)
-    return found.status, found.text
-
-
-async def test_a_whole_chain_verifies_offline(evidence: Evidence, tenant: str, verifier: ModuleType) -> None:
+async def test_a_whole_chain_verifies_offline(evidence: Evidence, tenant: str) -> None:
     await evidence.keep(tenant, range(5))
     await evidence.keep(tenant, range(5, 700))
     made, file = await written(evidence.bundler, Range(tenant, 1, 700))
-    assert verdict(verifier, file, evidence) == (0, "the bundle is whole")
+    assert verdict(file, evidence) == (0, "the bundle is whole")
     found = members(file)
     assert [name.split(".")[0] for name in found] == [name for name in MEMBERS if name != "traces"]
     assert (made.sha256, made.bytes) == (sha256_hex(file.getvalue()), len(file.getvalue()))
@@ -102,24 +55,22 @@ async def test_a_whole_chain_verifies_offline(evidence: Evidence, tenant: str, v
 
 
 @pytest.mark.parametrize(("first", "last"), [(1, 1), (2, 299), (257, 512), (300, 300), (256, 600)])
-async def test_every_range_of_a_chain_verifies_offline(
-    evidence: Evidence, tenant: str, verifier: ModuleType, first: int, last: int
-) -> None:
+async def test_every_range_of_a_chain_verifies_offline(evidence: Evidence, tenant: str, first: int, last: int) -> None:
     await evidence.keep(tenant, range(300))
     await evidence.keep(tenant, range(300, 600))
     made, file = await written(evidence.bundler, Range(tenant, first, last), include_trace=True)
-    assert verdict(verifier, file, evidence) == (0, "the bundle is whole")
+    assert verdict(file, evidence) == (0, "the bundle is whole")
     assert (made.predicate["first_seq"], made.predicate["last_seq"], made.predicate["tree_size"]) == (first, last, 600)
 
 
 async def test_traces_are_the_artifacts_spans_and_are_summed_up_with_or_without_them(
-    evidence: Evidence, tenant: str, verifier: ModuleType
+    evidence: Evidence, tenant: str
 ) -> None:
     await evidence.keep(tenant, range(4))
     wanted = Range(tenant, 1, 4)
     without, _ = await written(evidence.bundler, wanted)
     made, file = await written(evidence.bundler, wanted, include_trace=True)
-    assert verdict(verifier, file, evidence) == (0, "the bundle is whole")
+    assert verdict(file, evidence) == (0, "the bundle is whole")
     found = members(file)
     lines = found["traces.jsonl"].splitlines()
     artifacts = [msgspec.json.decode(line) for line in found["artifacts.jsonl"].splitlines()]
@@ -281,101 +232,8 @@ async def test_an_entry_that_is_none_is_said_to_be_altered(evidence: Evidence, t
         await written(evidence.bundler, Range(tenant, 1, 2))
 
 
-class Worker:
-    """The worker's exporter over evidence of a test, and what an edge asks of it."""
-
-    def __init__(self, evidence: Evidence, edge: Pool, worm: DirectoryWorm) -> None:
-        self.exporter = Exporter(load({}).evidence, evidence.pool, worm, SystemClock())
-        self.desk = ExportDesk(edge, worm)
-
-    async def order(self, tenant: str) -> str:
-        bundle_id = new_uuid7()
-        assert await self.desk.order(tenant, bundle_id, ("", "", True), "key") == 0
-        return bundle_id
-
-    async def attempt(self, tenant: str, bundle_id: str) -> Any:
-        """How the bundle stands once every order there is had a turn."""
-        while await self.exporter._next():
-            pass
-        found = await self.desk.status(tenant, bundle_id)
-        assert found is not None
-        return msgspec.json.decode(found)
-
-
-@pytest.fixture
-def signing(evidence: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exporter finds its keys, and waits for nothing."""
-    monkeypatch.setattr(exporter, "keys_of", lambda _: Keys(evidence.signer, evidence.keyring, SECRET))
-    monkeypatch.setattr(exporter, "WAIT_S", 0)
-
-
-@pytest.mark.usefixtures("signing")
-async def test_an_order_that_is_too_large_fails_and_says_what_to_do(
-    evidence: Evidence, edge: Pool, tenant: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await evidence.keep(tenant, range(5))
-    worker = Worker(evidence, edge, evidence.worm)
-    monkeypatch.setattr(bundle_tar, "MEMBER_BYTES_MAX", 1_000)
-    status = await worker.attempt(tenant, await worker.order(tenant))
-    assert status["status"] == "failed"
-    assert "choose a shorter time" in status["bundle"]["reason"]
-
-
-@pytest.mark.usefixtures("signing")
-async def test_an_order_that_never_becomes_ready_fails_after_its_attempts(
-    evidence: Evidence, edge: Pool, tenant: str, superuser: Any
-) -> None:
-    await evidence.decide(tenant, range(3))
-    worker = Worker(evidence, edge, evidence.worm)
-    bundle_id = await worker.order(tenant)
-    for _ in range(ATTEMPTS_MAX - 1):
-        assert (await worker.attempt(tenant, bundle_id))["status"] == "pending"
-        await superuser.execute("UPDATE export_requests SET taken_until = now() WHERE tenant_id = $1", tenant)
-    status = await worker.attempt(tenant, bundle_id)
-    assert (status["status"], status["bundle"]["reason"]) == (
-        "failed",
-        "given up after 5 attempts: of 3 entries 0 are sealed and 0 covered by a checkpoint",
-    )
-
-
-class Halting(DirectoryWorm):
-    """A store that goes away after so many objects."""
-
-    left = 0
-
-    async def put(self, key: str, data: bytes, *, retain_days: int) -> None:
-        if not self.left:
-            raise NoAnswer(Code.STORE_UNAVAILABLE)
-        self.left -= 1
-        await super().put(key, data, retain_days=retain_days)
-
-
-@pytest.mark.usefixtures("signing")
-async def test_attempts_at_one_order_share_its_pieces(
-    evidence: Evidence, edge: Pool, tenant: str, superuser: Any, verifier: ModuleType, tmp_path: Path
-) -> None:
-    """Evidence that was committed between them changes nothing of what they build."""
-    await evidence.keep(tenant, range(1_200))
-    store = Halting(tmp_path)
-    worker = Worker(evidence, edge, store)
-    bundle_id = await worker.order(tenant)
-    store.left = 2
-    assert (await worker.attempt(tenant, bundle_id))["status"] == "pending"
-    await evidence.keep(tenant, range(1_200, 1_300))
-    await superuser.execute("UPDATE export_requests SET taken_until = now() WHERE tenant_id = $1", tenant)
-    store.left = 100
-    status = await worker.attempt(tenant, bundle_id)
-    assert (status["status"], status["bundle"]["last_seq"]) == ("ready", 1_200)
-    content = await worker.desk.content(tenant, bundle_id)
-    assert content is not None
-    file = io.BytesIO(b"".join([piece async for piece in content[1]]))
-    assert verdict(verifier, file, evidence) == (0, "the bundle is whole")
-    stored = [path.stat().st_size for path in (tmp_path / "exports").rglob("*") if path.is_file()]
-    assert sum(stored) == status["bytes"] == len(file.getvalue())
-
-
 async def test_a_file_stays_when_the_database_takes_no_note_of_it_and_is_not_replaced_unasked(
-    evidence: Evidence, tenant: str, verifier: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evidence: Evidence, tenant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker's login may not note what an operator has written."""
     await evidence.keep(tenant, range(2))
@@ -386,7 +244,91 @@ async def test_a_file_stays_when_the_database_takes_no_note_of_it_and_is_not_rep
     with pytest.raises(click.ClickException, match="written and whole, but the database did not take note"):
         await export._write(evidence.pool, load({}), asked)
     data = output.read_bytes()
-    assert verdict(verifier, io.BytesIO(data), evidence) == (0, "the bundle is whole")
+    assert verdict(io.BytesIO(data), evidence) == (0, "the bundle is whole")
     with pytest.raises(FileExistsError):
         await export._write(evidence.pool, load({}), asked)
     assert (list(output.parent.iterdir()), output.read_bytes()) == ([output], data)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_somebody_makes_in_the_last_moment_is_not_replaced_unasked(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was there when anybody looked. A memory stick has no links."""
+    file = tmp_path / "evidence.tar"
+
+    def no_links(_path: Path, _target: Path) -> None:
+        raise PermissionError(errno.EPERM, "not permitted")
+
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", no_links)
+    with export._whole(file, replace=False) as output:
+        output.write(b"ours")
+    assert ([file], file.read_bytes()) == (list(tmp_path.iterdir()), b"ours")
+    file.write_bytes(b"theirs")
+    monkeypatch.setattr(Path, "exists", lambda _: False)
+    with pytest.raises(FileExistsError), export._whole(file, replace=False) as output:
+        output.write(b"ours")
+    assert ([file], file.read_bytes()) == (list(tmp_path.iterdir()), b"theirs")
+    with export._whole(file, replace=True) as output:
+        output.write(b"ours")
+    assert ([file], file.read_bytes()) == (list(tmp_path.iterdir()), b"ours")
+
+
+async def test_a_database_that_is_older_than_its_store_makes_no_bundle(evidence: Evidence, tenant: str) -> None:
+    """Its chain is whole, its rounds are signed, and a stranger would find nothing wrong."""
+    await evidence.keep(tenant, range(3))
+    await lost_round(evidence, tenant)
+    with pytest.raises(EvidenceError, match="EVIDENCE_ROLLED_BACK"):
+        await written(evidence.bundler, Range(tenant, 1, 3))
+
+
+@pytest.fixture
+async def three_rounds(evidence: Evidence, tenant: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, str]]:
+    """Partition, number and note of three rounds of the tenant, all of which its bundle shows."""
+    monkeypatch.setattr("sinks.checkpoints.LEAF_EVERY", 5)
+    monkeypatch.setattr("sinks.bundles.LEAF_EVERY", 5)
+    found = []
+    for first in (0, 5, 10):
+        await evidence.keep(tenant, range(first, first + 5))
+        last = await Checkpoints(evidence.pool, evidence.signer, SECRET, witnessed=False).last(partition_of(tenant))
+        assert last is not None
+        found.append((last.partition, last.number, last.note))
+    _, file = await written(evidence.bundler, Range(tenant, 1, 15))
+    assert len(members(file)["checkpoints.jsonl"].splitlines()) == 3
+    return found
+
+
+async def _changed_note(superuser: Any, this: tuple[int, int, str], note: str) -> None:
+    await superuser.execute("SET session_replication_role = 'replica'")
+    change = "UPDATE chain_checkpoints SET note = $3 WHERE (partition, checkpoint_seq) = ($1, $2)"
+    await superuser.execute(change, *this[:2], note)
+    await superuser.execute("SET session_replication_role = 'origin'")
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+async def test_a_checkpoint_with_a_wrong_signature_is_never_passed_over(
+    evidence: Evidence, tenant: str, superuser: Any, three_rounds: list[tuple[int, int, str]], at: int
+) -> None:
+    note = three_rounds[at][2]
+    wrong = sign("another text\n", evidence.signer).partition("\n\n")[2]
+    await _changed_note(superuser, three_rounds[at], f"{text_of(note)}\n{wrong}")
+    with pytest.raises(EvidenceError, match="not what its key signed"):
+        await written(evidence.bundler, Range(tenant, 1, 15))
+
+
+async def test_an_older_checkpoint_by_no_key_of_the_ring_is_left_out_and_told(
+    evidence: Evidence,
+    tenant: str,
+    superuser: Any,
+    three_rounds: list[tuple[int, int, str]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    this = three_rounds[1]
+    await _changed_note(superuser, this, sign(text_of(this[2]), signer()))
+    _, file = await written(evidence.bundler, Range(tenant, 1, 15))
+    assert len(members(file)["checkpoints.jsonl"].splitlines()) == 2
+    assert verdict(file, evidence) == (0, "the bundle is whole")
+    assert [record.getMessage() for record in caplog.records if record.name == "sinks"] == [
+        f"the checkpoint of round {this[1]} is left out: no key signed it that the ring allows"
+    ]

@@ -148,7 +148,7 @@ async def test_a_round_that_was_committed_and_not_put_is_put_again_as_the_same_b
 async def _all_unstored(made: Kit, partition: int) -> list[StoredRound]:
     """Rounds of other tests may wait too: each of them is marked, until none is left."""
     found: list[StoredRound] = []
-    while rounds := [one for one in await made.checkpoints.unstored(partition) if one not in found]:
+    while rounds := [one for one in await made.checkpoints.unstored(partition, 0) if one not in found]:
         found += rounds
         for one in rounds[:-1]:
             await made.checkpoints.stored(one)
@@ -288,6 +288,68 @@ async def test_a_chain_rewritten_whole_with_every_hash_right_is_found_by_its_rou
         await superuser.execute(leaves, old, forged.root().hex())
     with pytest.raises(ChainFault, match="checkpoint_altered"):
         await _walk(made, tenant)
+
+
+_FALSE_FRONTIER = {
+    "hashes": "UPDATE chain_frontiers SET hashes = overlay(hashes PLACING '\\x00' FROM 40) WHERE tenant_id = '{t}'",
+    "hashes of no frontier": "UPDATE chain_frontiers SET hashes = ''::bytea WHERE tenant_id = '{t}'",
+    "root": "UPDATE chain_frontiers SET root = repeat('0', 64) WHERE tenant_id = '{t}'",
+    "size": "UPDATE chain_frontiers SET size = 598 WHERE tenant_id = '{t}'",
+    "a kept node": "UPDATE chain_nodes SET hash = sha256('x') WHERE tenant_id = '{t}' AND position = 0",
+}
+
+
+@pytest.mark.parametrize("change", _FALSE_FRONTIER)
+async def test_no_round_is_signed_over_a_frontier_that_is_not_that_of_the_entries(
+    change: str, made: Kit, worker: Pool, operator: Pool, superuser: Any
+) -> None:
+    tenant = await _chain(worker, operator, 600)
+    before = await _cover(made, tenant)
+    async with superuser.transaction():
+        await superuser.execute("SET LOCAL session_replication_role = replica")
+        await superuser.execute(_FALSE_FRONTIER[change].replace("{t}", tenant))
+    await grow(worker, tenant, 3, 1_000)
+    result = await made.checkpoints.round(partition_of(tenant), [tenant])
+    assert result is not None
+    assert [(fault.tenant_id, fault.reason) for fault in result.faults] == [(tenant, "frontier_altered")]
+    assert result.covered == ()
+    assert await made.checkpoints.last(partition_of(tenant)) == before
+
+
+@pytest.mark.parametrize("count", [3, 256, 600])
+async def test_no_round_is_signed_behind_a_past_that_was_rewritten_with_every_hash_right(
+    count: int, made: Kit, worker: Pool, operator: Pool, superuser: Any
+) -> None:
+    tenant = await _chain(worker, operator, count)
+    await _cover(made, tenant)
+    async with superuser.transaction():
+        await superuser.execute("SET LOCAL session_replication_role = replica")
+        await superuser.execute("DELETE FROM chain_entries WHERE tenant_id = $1", tenant)
+        await superuser.execute("DELETE FROM chain_heads WHERE tenant_id = $1", tenant)
+        await superuser.execute("DELETE FROM evidence_outbox WHERE tenant_id = $1", tenant)
+    await grow(worker, tenant, count + 5, 5_000)
+    result = await made.checkpoints.round(partition_of(tenant), [tenant])
+    assert result is not None
+    assert [(fault.reason, fault.seq) for fault in result.faults] == [("frontier_altered", count)]
+
+
+@pytest.mark.parametrize("column", ["kind", "event_id"])
+async def test_a_kind_or_event_that_is_not_the_entrys_is_found(
+    column: str, made: Kit, worker: Pool, operator: Pool, superuser: Any
+) -> None:
+    tenant = await _chain(worker, operator, 20)
+    await _cover(made, tenant)
+    await grow(worker, tenant, 1, 50)
+    async with superuser.transaction():
+        await superuser.execute("SET LOCAL session_replication_role = replica")
+        change = "UPDATE chain_entries SET kind = 'replay' WHERE tenant_id = $1 AND seq = 20"
+        await superuser.execute(change.replace("kind", column), tenant)
+    for whole in (True, False):
+        with pytest.raises(ChainFault, match="entry_altered at seq 20"):
+            await _walk(made, tenant, whole=whole)
+    result = await made.checkpoints.round(partition_of(tenant), [tenant])
+    assert result is not None
+    assert [(fault.reason, fault.seq) for fault in result.faults] == [("entry_altered", 20)]
 
 
 async def test_a_damaged_chain_gets_no_checkpoint_and_keeps_nobody_from_theirs(

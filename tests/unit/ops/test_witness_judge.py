@@ -63,9 +63,9 @@ class _Log:
             growth[name] = Growth((before.size, before.hashes.hex()), tuple(covering.nodes))
             self.trees[name] = size
         self.number += 1
-        text = note_text(Round(3, self.number, round_root(self.link, leaves)))
+        link, text = self.link, note_text(Round(3, self.number, round_root(self.link, leaves)))
         self.link = link_to(text)
-        return Submission(sign(text, self.signer), tuple(leaves), growth)
+        return Submission(sign(text, self.signer), link.hex(), tuple(leaves), growth)
 
     def copy(self, **changes: object) -> "_Log":
         return dataclasses.replace(self, trees=dict(self.trees), **changes)  # type: ignore[arg-type]  # any field
@@ -138,7 +138,8 @@ def test_a_round_that_does_not_link_to_the_last_is_a_fork(made: _Kit) -> None:
 def test_a_root_that_does_not_follow_from_the_leaves_is_a_fork(made: _Kit) -> None:
     submission = made.log.round(a=3, b=4)
     left = tuple(leaf for leaf in submission.leaves if leaf.name == A)
-    assert made.refusal(Submission(submission.note, left, {A: submission.growth[A]})) is WitnessCode.FORK
+    claimed = msgspec.structs.replace(submission, leaves=left, growth={A: submission.growth[A]})
+    assert made.refusal(claimed) is WitnessCode.FORK
 
 
 def test_a_tree_that_is_smaller_than_it_was_is_a_rollback(made: _Kit) -> None:
@@ -177,6 +178,24 @@ def test_a_witness_that_comes_late_begins_where_it_is_and_holds_the_log_to_it_fr
     assert made.refusal(made.log.round(a=30)) is WitnessCode.ROLLBACK
 
 
+def test_a_note_alone_does_not_begin_a_witness_with_leaves_of_ones_own(made: _Kit) -> None:
+    """Every bundle holds genuine notes; a late witness would hold the log to what a stranger made up for one."""
+    for _ in range(5):
+        genuine = made.log.round(a=made.log.trees.get(A, 0) + 3)
+    invented = _Log(made.log.signer, salt="x", number=4).round(a=90, b=7)
+    for link in (genuine.link, invented.link, link_to(text_of(genuine.note)).hex()):
+        claimed = msgspec.structs.replace(invented, note=genuine.note, link=link)
+        assert made.refusal(claimed) is WitnessCode.FORK
+    assert made.witness.latest(3)["round"] == 0
+    made.witness.countersign(genuine)
+    made.witness.countersign(made.log.round(a=20))
+
+
+def test_a_first_round_that_links_to_another_is_a_fork(made: _Kit) -> None:
+    made.log.link = link_to("something\n")
+    assert made.refusal(made.log.round(a=3)) is WitnessCode.FORK
+
+
 def test_an_objection_changes_nothing_the_witness_remembers(made: _Kit) -> None:
     made.witness.countersign(made.log.round(a=3))
     before = made.witness.latest(3)
@@ -203,6 +222,8 @@ def test_a_key_the_ring_does_not_know_or_whose_time_is_over_is_refused(made: _Ki
 @pytest.mark.parametrize(
     "change",
     [
+        {"link": "00"},
+        {"link": "zz" * 32},
         {"leaves": ()},
         {"growth": {}},
         {"growth": {A: Growth((1, ""), ((0, "0" * 64),))}},
