@@ -68,7 +68,7 @@ class StageParts:
         return {stage: len(blame.overdue) for stage, blame in self._tools.blame.items() if blame.overdue}
 
     def runner(self, stage: Stage, settled: Settled) -> Runner:
-        work = self._work(stage, settled)
+        work = StageWork(stage, self.budgets[stage.name], self._guards[stage.name], self._tools, settled)
         self._lanes.setdefault(stage.name, []).append(work)
         return Runner(work, self.budgets[stage.name], self._guards[stage.name])
 
@@ -81,14 +81,12 @@ class StageParts:
             name: StageWork(Impatient(stage), self.budgets[name], self._guards[name], tools, keep_settled)
             for name, stage in retried.items()
         }
-        desk = RetryDesk(works, self._work(BrokenTasks(), keep_settled), settler, self._paused)
+        broken = StageWork(BrokenTasks(), budget, self._guards[RetryDesk.name], tools, keep_settled)
+        desk = RetryDesk(works, broken, settler, self._paused)
         return Runner(desk, budget, self._guards[desk.name])
 
     def _paused(self, stage: str) -> bool:
         return any(work.paused for work in self._lanes.get(stage, ()))
-
-    def _work(self, stage: Stage, settled: Settled) -> StageWork:
-        return StageWork(stage, self.budgets[stage.name], self._guards[stage.name], self._tools, settled)
 
 
 def _report_storm(stage: str, meter: Meter, storm: bool) -> None:

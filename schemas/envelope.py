@@ -53,6 +53,11 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     break_glass: str = ""
     attempts: int = 0
     """How many attempts the event had failed, where its own failures are why it is dead."""
+    accepted_stream: str = ""
+    accepted_seq: int = 0
+    """Where the message was stored as which the event was accepted; empty where no event could be read."""
+    body_sha256: str = ""
+    """Of that event; empty where none could be read."""
 
 
 class RetryTask(msgspec.Struct, frozen=True):

@@ -28,9 +28,10 @@ class ClaimOutcome(StrEnum):
 
 
 class BuriedLetter(NamedTuple):
-    """A dead letter and when the dlq stage saw it."""
+    """A dead letter, where it stands in FG_DLQ, and when the dlq stage saw it."""
 
     letter: DeadLetter
+    seq: int
     seen_at_ms: UnixMs
 
 

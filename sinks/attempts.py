@@ -29,6 +29,21 @@ ON CONFLICT (tenant_id, event_id, stage) DO UPDATE SET
     attempt = old.attempt + 1, last_attempt_at = greatest(old.last_attempt_at, EXCLUDED.last_attempt_at)
 RETURNING tenant_id, event_id, attempt
 """
+# Locked first, so that what counts an attempt meanwhile is seen by both halves of what follows.
+_HOLD = """
+SELECT FROM attempts AS a JOIN unnest($1::text[], $2::text[]) AS e (tenant_id, event_id) USING (tenant_id, event_id)
+WHERE a.stage = $3 ORDER BY a.tenant_id, a.event_id FOR UPDATE OF a
+"""
+_GIVE_BACK = """
+WITH event AS (
+    SELECT * FROM unnest($1::text[], $2::text[]) AS e (tenant_id, event_id)
+), counted_once AS (
+    DELETE FROM attempts AS a USING event AS e
+    WHERE (a.tenant_id, a.event_id, a.stage) = (e.tenant_id, e.event_id, $3) AND a.attempt = 1
+)
+UPDATE attempts AS a SET attempt = a.attempt - 1 FROM event AS e
+WHERE (a.tenant_id, a.event_id, a.stage) = (e.tenant_id, e.event_id, $3) AND a.attempt > 1
+"""
 _FORGET = """
 DELETE FROM attempts AS a USING unnest($1::text[], $2::text[]) AS e (tenant_id, event_id)
 WHERE (a.tenant_id, a.event_id, a.stage) = (e.tenant_id, e.event_id, $3)
@@ -72,6 +87,17 @@ class Attempts:
             rows = await connection.fetch(_BEGIN, *columns, stage, format_rfc3339(now_ms))
         begun = {(row["tenant_id"], row["event_id"]): row["attempt"] for row in rows}
         return [begun[event] for event in stored]
+
+    async def give_back(self, stage: str, events: Sequence[Identity]) -> None:
+        """Take one attempt off each event that has any; one named twice gets one. Those it had before stay counted.
+
+        Raises NoAnswer: it may or may not have been taken off.
+        """
+        stored = [_storable(event) for event in events]
+        async with self._pool.tenant_transaction(_tenants(stored)) as connection:
+            columns = _columns(stored)
+            await connection.execute(_HOLD, *columns, stage)
+            await connection.execute(_GIVE_BACK, *columns, stage)
 
     async def forget(self, stage: str, events: Sequence[Identity]) -> None:
         """The events are through: their next failure is their first. Raises NoAnswer."""

@@ -99,7 +99,7 @@ async def append(
     was done. All of it takes effect with the caller's commit. Without `looking`, entries that are
     already there make the transaction fail with TakenError instead: nothing is chained.
     """
-    heads = await _locked_heads(connection, sorted({draft.tenant_id for draft in drafts}))
+    heads = await lock(connection, sorted({draft.tenant_id for draft in drafts}))
     chained: set[tuple[str, str]] = await _already_chained(connection, kind, drafts) if looking else set()
     links: list[Link | None] = []
     rows: list[tuple[str, int, str, str, str, str]] = []
@@ -152,7 +152,11 @@ def _entry(kind: EntryKind, draft: Draft, head: _Head) -> ChainEntry:
     )
 
 
-async def _locked_heads(connection: Connection, tenant_ids: list[str]) -> dict[str, _Head]:
+async def lock(connection: Connection, tenant_ids: list[str]) -> dict[str, _Head]:
+    """On return nobody else appends to these tenants' chains until the caller's commit; their heads, made if missing.
+
+    Two calls that name tenants in the same order do not wait for each other in a circle.
+    """
     await connection.execute(_MAKE_HEADS, tenant_ids, [genesis_hash(tenant_id) for tenant_id in tenant_ids])
     rows = await connection.fetch(_LOCK_HEADS, tenant_ids)
     return {row["tenant_id"]: _Head(row["seq"], row["chain_hash"]) for row in rows}

@@ -157,8 +157,8 @@ class RingFile:
 def verify_note(keyring: Keyring, note: str, earliest_ms: UnixMs, latest_ms: UnixMs) -> None:
     """On return a key of the ring signed the note, one that held between the two moments (docs/evidence.md, step 9).
 
-    Where a witness of the ring saw it, that is the later moment. Raises SignatureError, also for a wrong
-    signature of any key of the ring.
+    Where a witness of the ring saw it, that is the later moment. Raises UnsignedError where none did, and
+    SignatureError for a wrong signature of any key of the ring.
     """
     text = notes.verify(note, keyring.public_keys())
     names = [line.name for line in notes.parse(note)[1]]
@@ -169,7 +169,7 @@ def verify_note(keyring: Keyring, note: str, earliest_ms: UnixMs, latest_ms: Uni
             latest_ms = min(latest_ms, seen_ms) if witness.holds_at(seen_ms) else latest_ms
     signers = [one for one in keyring.ring.keys if one.use == EVIDENCE and notes.signer_name(one.key) in names]
     if not any(one.holds_within(earliest_ms, latest_ms) for one in signers):
-        raise SignatureError("the note is signed outside of its key's time")
+        raise notes.UnsignedError("the note is signed outside of its key's time")
 
 
 def fault_of(keyring: Keyring, signer: Signer, moment_ms: UnixMs) -> str:

@@ -8,11 +8,12 @@ import msgspec
 from schemas.canonical import canonical_plain
 from schemas.decision import DecisionRecord
 from schemas.evidence import EntryKind
-from sinks import chain, meters
+from sinks import chain, meters, outcomes
 from sinks.chain import Draft, Link
 from sinks.columns import column
 from sinks.faults import TakenError
 from sinks.meters import MeterName, TenantDay
+from sinks.outcomes import Acceptance
 from sinks.pg import Connection, Pool
 
 _INSERT = """
@@ -39,15 +40,6 @@ FROM unnest(
 )
 CROSS JOIN LATERAL (SELECT extract(epoch FROM decided_at - ingest_ts) * 1000) AS elapsed (latency_ms)
 """
-# LATERAL with LIMIT is a look-up per event. A plain join is free to read a whole tenant when the statistics are stale.
-_DECIDED = """
-SELECT d.tenant_id, d.event_id, found.entry
-FROM unnest($2::text[], $3::text[]) AS d (tenant_id, event_id)
-CROSS JOIN LATERAL (
-    SELECT c.entry FROM chain_entries AS c
-    WHERE c.tenant_id = d.tenant_id AND c.event_id = d.event_id AND c.kind = $1 LIMIT 1
-) AS found
-"""
 _json = msgspec.json.Encoder()
 
 
@@ -56,12 +48,26 @@ class DecisionLedger:
         self._pool = pool
 
     async def record(self, records: Sequence[DecisionRecord]) -> list[bool]:
-        """Commit everything about these decisions; an event that has been decided before is left as it is.
+        """Commit everything about these decisions; an event that has been decided before, or is dead, is left as it is.
 
         True for each record whose event is decided with another body: its key had gone, so its id was
         accepted once more. Raises NoAnswer when the database is away: the commit may have taken effect, and recording
         again has the effect of once. Raises Refusal when a record can never be stored: none was.
         """
+        conflicts = [False] * len(records)
+        living = list(range(len(records)))
+        while living:
+            try:
+                answers = await self._record_living([records[position] for position in living])
+            except _DeadError as error:  # found under the lock, and nothing was chained
+                living = [position for position in living if _acceptance(records[position]) not in error.dead]
+            else:
+                for position, conflict in zip(living, answers, strict=True):
+                    conflicts[position] = conflict
+                break
+        return conflicts
+
+    async def _record_living(self, records: Sequence[DecisionRecord]) -> list[bool]:
         drafts = [_draft(record) for record in records]
         # Redeliveries are rare, and looking for them costs what chaining costs (20 ms for 213 rows while the statistics
         # are young): the unique key finds them as well.
@@ -74,6 +80,9 @@ class DecisionLedger:
         tenant_ids = sorted({record.tenant_id for record in records})
         async with self._pool.writing(tenant_ids, "decisions", "insert") as connection:
             links = await chain.append(connection, EntryKind.DECISION, drafts, looking=looking)
+            dead = await outcomes.dead(connection, [_acceptance(record) for record in records])
+            if dead:
+                raise _DeadError(dead)
             fresh = [(record, link) for record, link in zip(records, links, strict=True) if link is not None]
             if fresh:
                 named = zip(*(_row(record, link) for record, link in fresh), strict=True)
@@ -81,23 +90,21 @@ class DecisionLedger:
                 reasons = [_array_literal(record.policy_reasons) for record, _ in fresh]
                 await connection.execute(_INSERT, *map(column, named), sources, reasons)
                 await _meter(connection, [record for record, _ in fresh])
-            known = [record for record, link in zip(records, links, strict=True) if link is None]
-            bodies = await _decided_bodies(connection, known) if known else {}
+            known = [_identity(record) for record, link in zip(records, links, strict=True) if link is None]
+            bodies = await outcomes.decided_bodies(connection, known) if known else {}
         return [bodies.get(_identity(record), record.body_sha256) != record.body_sha256 for record in records]
 
 
-class _Bound(msgspec.Struct):
-    """What is asked of an entry."""
+class _DeadError(Exception):
+    """Some of the records are of events that ended dead. Nothing of the transaction took effect."""
 
-    body_sha256: str
+    def __init__(self, dead: set[Acceptance]) -> None:
+        super().__init__()
+        self.dead = dead
 
 
-async def _decided_bodies(connection: Connection, records: Sequence[DecisionRecord]) -> dict[tuple[str, str], str]:
-    """The hash of the body with which each of these events was decided, as its entry binds it."""
-    rows = await connection.fetch(_DECIDED, EntryKind.DECISION, *zip(*map(_identity, records), strict=True))
-    return {
-        (row["tenant_id"], row["event_id"]): msgspec.json.decode(row["entry"], type=_Bound).body_sha256 for row in rows
-    }
+def _acceptance(record: DecisionRecord) -> Acceptance:
+    return Acceptance(record.tenant_id, record.event_id, record.stream, record.seq)
 
 
 def _identity(record: DecisionRecord) -> tuple[str, str]:

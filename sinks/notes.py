@@ -22,6 +22,10 @@ _SIGNATURE_BYTES = 64
 _TIME_BYTES = 8
 
 
+class UnsignedError(SignatureError):
+    """No key that counts signed: the keys are unknown, or their time was over. Nothing is known to be altered."""
+
+
 class Line(NamedTuple):
     """One signature line: who signed, and what stands behind the key hash."""
 
@@ -72,13 +76,13 @@ def parse(note: str) -> tuple[str, list[Line]]:
 def verify(note: str, public_keys: Mapping[str, Ed25519PublicKey]) -> str:
     """The note's text, once a known key signed it. `public_keys` are by key id.
 
-    Raises SignatureError when no known key signed, or a known key's signature is wrong.
+    Raises UnsignedError when no known key signed, SignatureError when a known key's signature is wrong.
     """
     text, lines = parse(note)
     known = {signer_name(key): key for key in public_keys.values()}
     signed = [(known[line.name], line) for line in lines if line.name in known]
     if not signed:
-        raise SignatureError("no known key signed the note")
+        raise UnsignedError("no known key signed the note")
     for public_key, line in signed:
         if line.key_hash != _key_hash(line.name, _ED25519, public_key):
             raise SignatureError("a known signer's key hash does not match")

@@ -7,9 +7,10 @@ its count while its neighbours are through (docs/adr/0011).
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+from streams.budgets import BACKOFF_MS
 from streams.delivery import Delivery
 
 log = logging.getLogger("streams")
@@ -19,6 +20,9 @@ COMPANY_MAX = (64, 8)
 JITTER = 0.2
 SILENT_MAX = 4_096
 """So many deliveries that got no answer are remembered; one that is forgotten is judged anew."""
+
+OVERDUE_S = 2 * BACKOFF_MS[-1] / 1000
+"""What has not come again by twice its longest wait has gone to another worker, or through."""
 
 Position = tuple[str, int]
 """Stream and sequence: the same for a delivery and for its retries."""
@@ -60,11 +64,17 @@ class Turns:
         self._idle.set()
         self._open.set()
 
-    @asynccontextmanager
-    async def uncounted(self) -> AsyncIterator[None]:
-        """Around each run of a batch that is not counted."""
-        while not self._open.is_set():
-            await self._open.wait()
+    @property
+    def is_open(self) -> bool:
+        """Whether what is not counted may run."""
+        return self._open.is_set()
+
+    async def opened(self) -> None:
+        await self._open.wait()
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Around each run of a batch that is not counted, begun while they are open."""
         self._running += 1
         self._idle.clear()
         try:
@@ -74,13 +84,20 @@ class Turns:
             if not self._running:
                 self._idle.set()
 
-    async def close(self) -> None:
-        """Return when none of them runs; none begins until `reopen`. For the holder of `suspects`."""
+    def close(self) -> None:
+        """None of them begins until `reopen`. For the holder of `suspects`."""
         self._open.clear()
+
+    async def idle(self) -> None:
+        """Return when none of them runs."""
         await self._idle.wait()
 
     def reopen(self) -> None:
         self._open.set()
+
+
+def _loop_s() -> float:
+    return asyncio.get_running_loop().time()
 
 
 class Blame:
@@ -90,22 +107,33 @@ class Blame:
     time; until then the dependency may answer and still not do its work.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now_s: Callable[[], float] = _loop_s) -> None:
+        self._now_s = now_s
         self._silent: dict[Position, int] = {}
         self.got_through = 0
         """How many deliveries did."""
-        self.overdue: set[Position] = set()
-        """What does not get through and must not end dead."""
+        self._overdue: dict[Position, float] = {}
+
+    @property
+    def overdue(self) -> frozenset[Position]:
+        """What does not get through and must not end dead, as far as this process has seen of late.
+
+        Whoever else shares the consumer may have got it through: nobody tells, so what did not come here for long is
+        no longer named.
+        """
+        since_s = self._now_s() - OVERDUE_S
+        self._overdue = {position: seen_s for position, seen_s in self._overdue.items() if seen_s > since_s}
+        return frozenset(self._overdue)
 
     def ended(self, delivery: Delivery, *, through: bool) -> None:
         """The delivery was done, or is dead."""
         self.got_through += through
         self._silent.pop(_position(delivery), None)
-        self.overdue.discard(_position(delivery))
+        self._overdue.pop(_position(delivery), None)
 
     def note_overdue(self, stage: str, delivery: Delivery) -> None:
         log.error("stage %s cannot get message %d of %s through", stage, delivery.seq, delivery.stream)
-        self.overdue.add(_position(delivery))
+        self._overdue[_position(delivery)] = self._now_s()
 
     def is_its_own(self, delivery: Delivery, got_through_then: int) -> bool:
         """Whether others got through since the delivery's first failure, at which so many were through.

@@ -17,7 +17,9 @@ from schemas.subjects import (
 from streams.settings import RetrySettings, StreamSettings
 
 BACKOFF_MS = (5_000, 20_000, 80_000, 240_000)
-"""Before the second and each further attempt; all of them fit into the 900 s of an event's budget."""
+"""Before the second and each further attempt, the last one as often as it takes; see `unspendable`."""
+WAITED_PERCENT_MAX = 120
+"""How much longer than its step a wait can be: streams/attempting.py spreads them by a fifth."""
 PARKED_MS = 1_000
 LETTER_PARKED_MS = 20_000
 RETRY_WINDOW = 64
@@ -68,6 +70,8 @@ _ADVISORY_ERRORS: Mapping[str, str] = MappingProxyType(
         "dependency away": _AWAY,
         "of a consumer that is not ours": "reported and left out: it settles nothing",
         "of FG_EVENTS or FG_DLQ": "the message is stored there once more: it is owed still",
+        "of FG_RETRY": "buried as of the stage it waited for; evidence is stored in FG_EVENTS once more",
+        "of FG_ADV": "what the terminated advisory told of is heeded",
         "unreadable": "reported and left out: it names no event",
     }
 )
@@ -120,6 +124,20 @@ class StageBudget:
         if self.partitioned:
             return f"{self.subject}.{partition}.*"
         return f"{self.subject}.>" if self.subject else ""
+
+
+def unspendable(retry: RetrySettings) -> list[str]:
+    """Why an event could never have all its attempts; empty when it can.
+
+    A last attempt that comes after the window would be counted as a first one, and the event tried for ever.
+    """
+    waits = retry.attempts_max - 1
+    steps_ms = sum(BACKOFF_MS[:waits]) + max(0, waits - len(BACKOFF_MS)) * BACKOFF_MS[-1]
+    waited_s = steps_ms * WAITED_PERCENT_MAX // 100_000
+    if waited_s < retry.window_seconds:
+        return []
+    given = f"{retry.attempts_max} attempts (FG_DP_RETRY_BUDGET_PER_EVENT)"
+    return [f"FG_DP_RETRY_BUDGET_WINDOW_SEC must be more than {waited_s}: so long can the waits between {given} last"]
 
 
 def stages(settings: StreamSettings, retry: RetrySettings) -> tuple[StageBudget, ...]:

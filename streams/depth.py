@@ -75,7 +75,7 @@ class LaneDepths:
         return {tenant_id: min(messages, unsettled) for tenant_id, messages in kept.items()}
 
     async def _retry(self, partition: int) -> Mapping[str, int]:
-        """Messages waiting to be tried again; their stream deletes what is settled, so the count is exact."""
+        """Messages waiting to be tried again; what is settled has left their stream, so the count is exact."""
         try:
             return await self._kept(STREAM_RETRY, f"fg.*.{partition}.>")
         except ApiError as failure:

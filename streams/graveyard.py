@@ -3,6 +3,8 @@
 import asyncio
 import base64
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,6 +18,15 @@ from streams.ports import Death, Identity
 
 _accepted = msgspec.json.Decoder(AcceptedEvent)
 _task = msgspec.json.Decoder(DecideTask)
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+class _Accepted(NamedTuple):
+    """An event, and where the message was stored as which it was accepted."""
+
+    event: AcceptedEvent
+    stream: str
+    seq: int
 
 
 class Graveyard:
@@ -54,27 +65,31 @@ def letter_of(stage: str, delivery: Delivery, reason: DeadReason, attempts: int 
     Raises ValueError only when the subject is none of ours, which the streams' subjects exclude.
     """
     tenant_id = tenant_of(delivery.subject)
-    accepted = _read(delivery.data)
-    known = accepted is not None and accepted.tenant_id == tenant_id
+    known = _read(delivery)
+    if known is not None and known.event.tenant_id != tenant_id:
+        known = None
     return DeadLetter(
         tenant_id=tenant_id,
-        event_id=accepted.event_id if accepted and known else f"{delivery.stream}:{delivery.seq}",
-        trace_id=accepted.trace_id if accepted and known else "",
-        request_id=accepted.request_id if accepted and known else "",
+        event_id=known.event.event_id if known else f"{delivery.stream}:{delivery.seq}",
+        trace_id=known.event.trace_id if known else "",
+        request_id=known.event.request_id if known else "",
         reason_code=reason.value,
         stage=stage,
         stream=delivery.stream,
         seq=delivery.seq,
         message_base64=base64.b64encode(delivery.data).decode(),
-        break_glass=accepted.break_glass if accepted and known else "",
+        break_glass=known.event.break_glass if known else "",
         attempts=attempts,
+        accepted_stream=known.stream if known else "",
+        accepted_seq=known.seq if known else 0,
+        body_sha256=known.event.body_sha256 if known else "",
     )
 
 
-def _read(data: bytes) -> AcceptedEvent | None:
-    for decode in (_accepted.decode, lambda raw: _task.decode(raw).accepted):
-        try:
-            return decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            continue
+def _read(delivery: Delivery) -> _Accepted | None:
+    with suppress(*_UNREADABLE):
+        return _Accepted(_accepted.decode(delivery.data), delivery.stream, delivery.seq)
+    with suppress(*_UNREADABLE):
+        task = _task.decode(delivery.data)
+        return _Accepted(task.accepted, task.stream, task.seq)
     return None

@@ -9,6 +9,7 @@ from streams.inbox import Inbox
 from streams.jetstream import JetStream
 from streams.pin import Source
 from streams.settings import StreamSettings
+from streams.stopping import set_within
 
 TICK_S = 0.25
 """Several times within the timeout of a pin."""
@@ -45,15 +46,19 @@ class Keeper:
     async def run(self, ended: asyncio.Event) -> None:
         """Tend until `ended`, set once the runners have: a stage busy with one long batch stays the owner of its
         partitions, also while it stops.
+
+        Each inbox by itself: one whose consumer does not answer for seconds must not cost the others their pins.
         """
-        while not ended.is_set():
-            await asyncio.gather(*(inbox.tend() for inbox in self._inboxes))
-            try:
-                async with asyncio.timeout(TICK_S):
-                    await ended.wait()
-            except TimeoutError:
-                continue
+        async with asyncio.TaskGroup() as tending:
+            for inbox in self._inboxes:
+                tending.create_task(_tend(inbox, ended))
 
     async def release(self) -> None:
         """Give every partition to whoever stands by. The runners have ended: what they took is settled or let go."""
         await asyncio.gather(*(inbox.close() for inbox in self._inboxes))
+
+
+async def _tend(inbox: Inbox, ended: asyncio.Event) -> None:
+    while not ended.is_set():
+        await inbox.tend()
+        await set_within(ended, TICK_S)

@@ -29,12 +29,23 @@ class Stopping(Exception):
 class Patience:
     """Waits for one stage's work. Whatever waits raises Stopping when the worker stops meanwhile."""
 
-    def __init__(self, name: str, broker: Settler, meter: Meter, ready: Callable[[], Awaitable[bool]]) -> None:
-        """`ready` says whether the dependencies answer, asked without any message."""
+    def __init__(
+        self,
+        name: str,
+        broker: Settler,
+        meter: Meter,
+        ready: Callable[[], Awaitable[bool]],
+        let_others_run: Callable[[], None],
+    ) -> None:
+        """`ready` says whether the dependencies answer, asked without any message.
+
+        `let_others_run` is called as a pause begins: nobody else waits for what this stage waits for.
+        """
         self._name = name
         self._broker = broker
         self._meter = meter
         self._ready = ready
+        self._let_others_run = let_others_run
         self._stopping = asyncio.Event()
         self.in_hand: dict[str, Delivery] = {}
         self.paused = False
@@ -63,6 +74,7 @@ class Patience:
     async def pause(self, failure: NoAnswer, pause_ms: int) -> int:
         """Wait until the dependencies answer, so long at least; returns how long to wait the next time."""
         self._report(failure)
+        self._let_others_run()
         while True:
             await self.wait(pause_ms)
             pause_ms = min(2 * pause_ms, PAUSE_MS_MAX)
@@ -79,12 +91,12 @@ class Patience:
             return
         raise Stopping
 
-    async def turn(self, lock: asyncio.Lock) -> None:
-        """Return with the lock held."""
+    async def turn(self, come: Callable[[], Awaitable[object]]) -> None:
+        """Return once `come` has, which is asked anew each time the batch was shown to the broker."""
         while True:
             try:
                 async with asyncio.timeout(TURN_MS / 1000):
-                    await lock.acquire()
+                    await come()
             except TimeoutError:
                 await self.wait(0)
             else:

@@ -9,6 +9,8 @@ import asyncio
 import base64
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,7 +18,7 @@ from schemas.answers import NoAnswer, NotNow
 from schemas.codes import Code, DeadReason
 from schemas.envelope import RetryTask
 from schemas.fate import Dead, Fate, Later
-from schemas.subjects import lane, tenant_of
+from schemas.subjects import STREAM_RETRY, lane, tenant_of
 from schemas.units import Clock, UnixMs, format_rfc3339
 from streams.budgets import PARKED_MS
 from streams.delivery import ACK, Delivery, delayed, is_later
@@ -74,39 +76,52 @@ class ScheduledRetries:
             raise NoAnswer(Code.STREAM_UNAVAILABLE)
         return True
 
+    async def remove(self, seq: int) -> None:
+        await self._jetstream.delete_stored(STREAM_RETRY, seq)
+
 
 class LaneSettler:
     """Settles what is in hand at the desk: what is to come again is scheduled anew instead.
 
     Those that wait would otherwise fill the lane's window, and one tenant's or one stage's would hold
-    up the retries of all others.
+    up the retries of all others. What is acknowledged has left the lane before: it is no work queue, so that
+    what somebody terminates in it is still there to be buried.
     """
 
     def __init__(self, broker: Settler, lane: RetryLane, wait_ms: int) -> None:
         self._broker = broker
         self._lane = lane
         self._wait_ms = wait_ms
-        self._in_hand: tuple[RetryTask, Delivery] | None = None
+        self._in_hand: _InHand | None = None
 
     @property
     def connected(self) -> bool:
         return self._broker.connected
 
-    def take(self, task: RetryTask, delivery: Delivery) -> None:
-        """This is in hand from now on: the task, and the delivery it stands for."""
-        self._in_hand = task, delivery
+    def take(self, message: Delivery, task: RetryTask | None, delivery: Delivery) -> None:
+        """This is in hand from now on: a message of the lane, its task, and the delivery that it stands for."""
+        self._in_hand = _InHand(message.seq, task, delivery)
 
     async def settle(self, settlements: Iterable[tuple[str, bytes]]) -> None:
         """Raises NoAnswer; settling again schedules nothing twice."""
         await self._broker.settle([(reply, await self._instead(reply, verb)) for reply, verb in settlements])
 
     async def _instead(self, reply: str, verb: bytes) -> bytes:
-        if not is_later(verb) or self._in_hand is None:
+        if self._in_hand is None or self._in_hand.delivery.reply != reply:
             return verb
-        task, delivery = self._in_hand
-        if delivery.reply != reply:
-            return verb
-        return ACK if await self._lane.schedule(task.stage, delivery, task.attempt, self._wait_ms) else verb
+        seq, task, delivery = self._in_hand
+        if is_later(verb) and task is not None:
+            scheduled = await self._lane.schedule(task.stage, delivery, task.attempt, self._wait_ms)
+            verb = ACK if scheduled else verb
+        if verb == ACK:
+            await self._lane.remove(seq)
+        return verb
+
+
+class _InHand(NamedTuple):
+    seq: int
+    task: RetryTask | None
+    delivery: Delivery
 
 
 class Impatient:
@@ -141,8 +156,8 @@ class RetryDesk:
         settler: LaneSettler,
         paused_of: Callable[[str], bool],
     ) -> None:
-        """`works` by stage, with `settler` as their broker; `broken` is the work of `BrokenTasks`, for what names none
-        of them. `paused_of` says whether a stage waits for its dependencies, as its own runners have found.
+        """`works` by stage, and `broken`, the work of `BrokenTasks`, for what names none of them: all with `settler` as
+        their broker. `paused_of` says whether a stage waits for its dependencies, as its own runners have found.
         """
         self._works = works
         self._broken = broken
@@ -159,10 +174,12 @@ class RetryDesk:
             task = read_task(delivery)
             work = self._works.get(task.stage) if task is not None else None
             if task is None or work is None:
+                self._settler.take(delivery, None, delivery)
                 await self._broken.work([delivery], stopping)
                 continue
-            failed = _unwrapped(task, delivery)
-            self._settler.take(task, failed)
+            # A suspect: its attempt is counted before it runs.
+            failed = replace(unwrapped(task, delivery.reply), suspect=True)
+            self._settler.take(delivery, task, failed)
             if work.guard.storm or self._paused_of(task.stage):
                 await self._put_off(failed)
             else:
@@ -197,7 +214,6 @@ def read_task(delivery: Delivery) -> RetryTask | None:
         return None
 
 
-def _unwrapped(task: RetryTask, delivery: Delivery) -> Delivery:
-    """The delivery that failed, settled where it stands now. A suspect: its attempt is counted before it runs."""
-    data = base64.b64decode(task.message_base64)
-    return Delivery(task.subject, data, delivery.reply, task.stream, task.seq, suspect=True)
+def unwrapped(task: RetryTask, reply: str) -> Delivery:
+    """The delivery that failed, settled where it stands now."""
+    return Delivery(task.subject, base64.b64decode(task.message_base64), reply, task.stream, task.seq)

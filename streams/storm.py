@@ -1,8 +1,8 @@
 """The dead-letter storm of a stage: when too many events end dead, the stage is more likely wrong than they are.
 
-Then it takes nothing new, instead of emptying its stream into the dead-letter queue. Every minute
-one delivery is let through as a probe: the stage goes on once such a one is done, or when there is
-nothing left to probe with.
+Then it takes nothing new and buries no more of what it has in hand, instead of emptying its stream
+into the dead-letter queue. Every minute one delivery is let through as a probe: the stage goes on
+once such a one is done, or when there is nothing left to probe with.
 """
 
 from collections import deque
@@ -70,6 +70,14 @@ class StormGuard:
             self._probing = False
             if not any(dead):
                 self._turn(storm=False)
+
+    def holds(self, fate: Fate) -> bool:
+        """Whether a delivery that is to end so is not buried, but waits for the storm's end.
+
+        What has had all its attempts is buried also then: it must not run again.
+        """
+        exhausted = isinstance(fate, Dead) and fate.reason is DeadReason.RETRY_BUDGET_EXHAUSTED
+        return self.storm and not self._probing and _counts_as_dead(fate) and not exhausted
 
     def _turn(self, *, storm: bool) -> None:
         self.storm = storm

@@ -2,8 +2,9 @@
 
 `apply` creates what is missing and brings consumers to what this version declares; it never changes a
 stream: a live one that differs is reported by name (`drift`), because silently repairing a durability
-setting would hide who changed it. A consumer holds no promise but its position, which an update keeps
-(docs/adr/0012). DESIGN decisions 1, 5 and 6 give the reason of each value.
+setting would hide who changed it. One alone is made anew, once and empty (streams/remaking.py). A
+consumer holds no promise but its position, which an update keeps (docs/adr/0012). DESIGN decisions 1,
+5 and 6 give the reason of each value.
 """
 
 from collections.abc import Mapping
@@ -18,9 +19,10 @@ from schemas.subjects import (
     STREAM_RETRY,
     ingest_stream,
 )
-from streams.budgets import StageBudget, stages
+from streams.budgets import StageBudget, budget_of, stages
 from streams.jetstream import ApiError, JetStream
 from streams.pin import PIN_GROUP, PIN_TIMEOUT_MS
+from streams.remaking import retired
 from streams.settings import RetrySettings, StreamSettings
 
 NS_PER_MS = 1_000_000
@@ -64,11 +66,12 @@ def streams(settings: StreamSettings) -> list[dict[str, Any]]:
     others: list[dict[str, Any]] = [
         {"name": STREAM_DECIDE, "subjects": ["fg.decide.*.*"], **queue},
         {"name": STREAM_EVENTS, "subjects": ["fg.events.*.*"], **kept},
-        # Scheduled messages exclude discard=new (error 10052), so this stream has no limit that could evict.
+        # Scheduled messages exclude discard=new (error 10052), so this stream has no limit that could evict. No work
+        # queue: what is terminated must still be there to be buried. Whoever settles a retry removes it.
         {
             "name": STREAM_RETRY,
             "subjects": ["fg.rs.*.*.*", "fg.rt.*.*"],
-            "retention": "workqueue",
+            "retention": "limits",
             "discard": "old",
             "allow_msg_schedules": True,
             "allow_msg_ttl": True,
@@ -96,24 +99,20 @@ def streams(settings: StreamSettings) -> list[dict[str, Any]]:
     return [{**common, **stream} for stream in ingest + others]
 
 
-def stage_stream(stage: str, partition: int, settings: StreamSettings) -> str:
-    """The stream a stage reads a partition from."""
-    return {
-        "dedupe": ingest_stream(partition % settings.shards),
-        "decision": STREAM_DECIDE,
-        "evidence": STREAM_EVENTS,
-        "dlq": STREAM_DLQ,
-    }[stage]
-
-
-STAGE_SUBJECT = {"dedupe": "fg.in", "decision": "fg.decide", "evidence": "fg.events", "dlq": "fg.dlq"}
-STAGES = tuple(STAGE_SUBJECT)
-
-
 _NO_BUDGET = RetrySettings(
     attempts_max=0, window_seconds=0, dlq_age_seconds_max=0, dlq_alert_depth=0, dlq_storm_ratio=0.0
 )
 """What a consumer is does not depend on how often its events may fail."""
+_NOWHERE = StreamSettings(url="", system_url="", replicas=1, shards=1, tenant_messages_max=1)
+"""What a stage is called and which subjects it reads depends on no settings at all."""
+
+STAGE_SUBJECT = {budget.stage: budget.subject for budget in stages(_NOWHERE, _NO_BUDGET) if budget.partitioned}
+STAGES = tuple(STAGE_SUBJECT)
+
+
+def stage_stream(stage: str, partition: int, settings: StreamSettings) -> str:
+    """The stream a stage reads a partition from."""
+    return budget_of(stage, settings, _NO_BUDGET).stream(partition, settings)
 
 
 def consumers(settings: StreamSettings) -> list[ConsumerSpec]:
@@ -161,7 +160,8 @@ async def create_missing(jetstream: JetStream, settings: StreamSettings) -> list
     """Create every stream and consumer that is missing; returns the names created. Raises ApiError, NoAnswer."""
     created: list[str] = []
     for stream in streams(settings):
-        if await _live_stream(jetstream, stream["name"]) is None:
+        live = await _live_stream(jetstream, stream["name"])
+        if live is None or await retired(jetstream, live, stream):
             await jetstream.api(f"STREAM.CREATE.{stream['name']}", stream, dict)
             created.append(stream["name"])
     for consumer in consumers(settings):

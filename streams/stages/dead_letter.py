@@ -1,4 +1,4 @@
-"""FG_DLQ -> one `ingest_dlq` row and one chain entry per dead event."""
+"""FG_DLQ -> one `ingest_dlq` row and one chain entry per dead event, unless the event is decided."""
 
 from collections.abc import Callable, Sequence
 
@@ -36,7 +36,7 @@ class DeadLetterStage:
 
     async def run(self, deliveries: Sequence[Delivery]) -> list[Fate]:
         now_ms = self._clock.now_ms()
-        letters = [BuriedLetter(read_letter(delivery), now_ms) for delivery in deliveries]
+        letters = [BuriedLetter(read_letter(delivery), delivery.seq, now_ms) for delivery in deliveries]
         new = await self._letters.bury(letters)
         self._committed({partition_of(buried.letter.tenant_id) for buried in letters})
         for buried in new:

@@ -8,7 +8,7 @@ outbox row and meters together, and the delivery is settled after that commit.
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -77,23 +77,23 @@ class DecisionStage:
             self._committed({partition_of(record.tenant_id) for record in records}, len(records))
         return fates
 
-    async def _decide_all(self, tasks: Sequence[DecideTask]) -> list[DecisionRecord]:
+    async def _decide_all(self, tasks: Sequence["ReadTask"]) -> list[DecisionRecord]:
         """In the order of the tasks, asking the policy as many questions at once as it likes."""
-        data = await self._policy_data.of({task.accepted.tenant_id for task in tasks})
-        pairs = [(task, data[task.accepted.tenant_id]) for task in tasks]
+        data = await self._policy_data.of({read.task.accepted.tenant_id for read in tasks})
+        pairs = [(read, data[read.task.accepted.tenant_id]) for read in tasks]
         if self._policy.in_flight_max == 1:
             return [await self._decide(*pair) for pair in pairs]
         turns = asyncio.Semaphore(self._policy.in_flight_max)
 
-        async def in_turn(task: DecideTask, added: PolicyData) -> DecisionRecord:
+        async def in_turn(read: ReadTask, added: PolicyData) -> DecisionRecord:
             async with turns:
-                return await self._decide(task, added)
+                return await self._decide(read, added)
 
         return await asyncio.gather(*(in_turn(*pair) for pair in pairs))
 
-    async def _decide(self, task: DecideTask, added: PolicyData) -> DecisionRecord:
+    async def _decide(self, read: "ReadTask", added: PolicyData) -> DecisionRecord:
+        task, event = read
         accepted = task.accepted
-        event: dict[str, Any] = msgspec.json.decode(accepted.event)
         started_us = self._clock.now_ms() * US_PER_MS
         started = time.perf_counter()
         features = features_of(event)
@@ -140,15 +140,26 @@ class DecisionStage:
         )
 
 
-def read_task(delivery: Delivery) -> DecideTask | None:
-    """The task of a FG_DECIDE message, None when the data is not one or speaks of another tenant than its subject."""
+class ReadTask(NamedTuple):
+    """A task and its event, decoded."""
+
+    task: DecideTask
+    event: dict[str, Any]
+
+
+def read_task(delivery: Delivery) -> ReadTask | None:
+    """The task of a FG_DECIDE message, None when the data is not one or speaks of another tenant than its subject.
+
+    The event is decoded whole, so that what no rule could read is told from a fault of ours.
+    """
     try:
         task = _task.decode(delivery.data)
         parse_rfc3339(task.accepted.ingest_ts)
-        event = msgspec.json.decode(task.accepted.event, type=_Envelope)
+        event = msgspec.json.decode(task.accepted.event)
+        named = msgspec.convert(event, _Envelope)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    return task if event.tenant_id == task.accepted.tenant_id == tenant_of(delivery.subject) else None
+    return ReadTask(task, event) if named.tenant_id == task.accepted.tenant_id == tenant_of(delivery.subject) else None
 
 
 class _Envelope(msgspec.Struct):

@@ -58,9 +58,10 @@ def record(tenant: str, event: str, *, decided_at: str = DECIDED_AT, source: str
 def letter(
     tenant: str, event: str, seq: int = 9, *, message: bytes = b'{"k": 1}', reason: str = "poison"
 ) -> BuriedLetter:
+    """Of the message `seq`, in a letter with the same sequence."""
     encoded = base64.b64encode(message).decode()
     dead = DeadLetter(tenant, event, TRACE_ID, "req-1", reason, "decision", "FG_DECIDE", seq, encoded)
-    return BuriedLetter(dead, UnixMs(parse_rfc3339(SEEN_AT)))
+    return BuriedLetter(dead, seq, UnixMs(parse_rfc3339(SEEN_AT)))
 
 
 def artifact(tenant: str, event: str, *, segment: str = "segment-1") -> ArtifactRow:

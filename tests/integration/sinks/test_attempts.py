@@ -1,5 +1,7 @@
 """Attempts: counted before they are made, within a window, apart for each stage."""
 
+import asyncio
+
 import pytest
 
 from schemas.units import UnixMs
@@ -53,6 +55,24 @@ async def test_what_is_forgotten_starts_anew_and_the_rest_stays(attempts: Attemp
     await attempts.begin("decision", [(tenant, "a"), (tenant, "b")])
     await attempts.forget("decision", [(tenant, "a")])
     assert await attempts.made("decision", [(tenant, "a"), (tenant, "b")]) == [0, 1]
+
+
+async def test_an_attempt_given_back_leaves_those_before_it(attempts: Attempts, tenant: str) -> None:
+    events = [(tenant, name) for name in ("thrice", "once", "never")]
+    for counted in (events[:1], events[:1], events[:2]):
+        await attempts.begin("decision", counted)
+    await attempts.begin("evidence", events[:1])
+    await attempts.give_back("decision", [*events, events[0]])
+    assert await attempts.made("decision", events) == [2, 0, 0]
+    assert await attempts.made("evidence", events) == [1, 0, 0]
+    assert await attempts.begin("decision", events) == [3, 1, 1]
+
+
+async def test_no_attempt_is_lost_to_one_that_is_given_back_meanwhile(attempts: Attempts, tenant: str) -> None:
+    await attempts.begin("decision", [(tenant, "a")])
+    for _ in range(10):
+        await asyncio.gather(*(verb("decision", [(tenant, "a")]) for verb in (attempts.begin, attempts.give_back)))
+        assert await attempts.made("decision", [(tenant, "a")]) == [1]
 
 
 async def test_an_id_read_out_of_a_broken_message_is_counted_like_any_other(attempts: Attempts, tenant: str) -> None:

@@ -89,14 +89,15 @@ class Lane(NamedTuple):
     tools: Tools
     keeper: Keeper
 
-    def work(self, stage: Stubborn | BrokenTasks) -> StageWork:
+    def work(self, stage: Stubborn) -> StageWork:
         return StageWork(stage, self.budget(stage.name), self.guard(), self.tools, keep_settled)
 
     def runner(self, stage: Stubborn | Full, wait_ms: int = SHORT_MS[0]) -> Runner:
         settler = LaneSettler(self.jetstream, self.tools.retry, wait_ms)
         tools = replace(self.tools, broker=settler)
         work = StageWork(Impatient(stage), self.budget(stage.name), self.guard(), tools, keep_settled)
-        desk = RetryDesk({stage.name: work}, self.work(BrokenTasks()), settler, lambda _: False)
+        broken = StageWork(BrokenTasks(), self.budget("retry"), self.guard(), tools, keep_settled)
+        desk = RetryDesk({stage.name: work}, broken, settler, lambda _: False)
         runner = Runner(desk, self.budget("retry"), self.guard())
         runner.add(self.keeper.inbox(self.budget("retry"), 0, runner.arrived))
         return runner

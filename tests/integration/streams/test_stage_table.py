@@ -7,7 +7,8 @@ from click.testing import CliRunner
 from ops.commands.stages import stages
 from schemas.subjects import PARTITIONS
 from streams.jetstream import JetStream
-from streams.topology import NS_PER_MS, STAGES
+from streams.settings import StreamSettings
+from streams.topology import NS_PER_MS, STAGE_SUBJECT, STAGES, stage_stream
 
 
 async def test_the_printed_table_is_that_of_the_live_consumers(admin: JetStream) -> None:
@@ -39,3 +40,11 @@ def test_for_people_it_names_every_stage_and_what_each_failure_becomes() -> None
         "advisory",
     ]
     assert "Dead(retry_budget_exhausted)" in result.output
+
+
+def test_whoever_asks_what_a_stage_reads_is_told_by_the_same_table(stream_settings: StreamSettings) -> None:
+    printed = {row["stage"]: row for row in json.loads(CliRunner().invoke(stages, ["--json"]).output)}
+    for stage in STAGES:
+        for partition, subject in enumerate(printed[stage]["filter_subjects"]):
+            assert f"{STAGE_SUBJECT[stage]}.{partition}.*" == subject
+            assert printed[stage]["streams"] == [stage_stream(stage, partition, stream_settings)]

@@ -138,6 +138,35 @@ async def test_deliveries_that_never_came_are_found_and_brought_again(
     assert sum("made no progress" in record.message for record in caplog.records) == 1
 
 
+async def test_messages_that_are_never_delivered_because_every_request_was_lost_are_asked_for_anew(
+    admin: JetStream, stream: str, open_inbox: Open, tally: Tally, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asks, losing = JetStream.request, asyncio.Event()
+
+    async def is_not_heard(self: JetStream, subject: str, data: bytes, inbox: str) -> None:
+        if not losing.is_set():
+            await asks(self, subject, data, inbox)
+
+    monkeypatch.setattr(JetStream, "request", is_not_heard)
+    inbox = await open_inbox()
+    await _fill(admin, stream)
+    await admin.settle([(delivery.reply, ACK) for delivery in await _take(inbox)])
+    await _unsettled(admin, stream, inbox, 0)
+    losing.set()
+    async with asyncio.timeout(BOUND_S):
+        while (await admin.api(f"CONSUMER.INFO.{stream}.c", None, dict)).get("num_waiting"):
+            await inbox.pull()
+    await _fill(admin, stream)
+    before = _stalls(tally)
+    async with asyncio.timeout(BOUND_S):
+        while _stalls(tally) == before:
+            await inbox.pull()
+            await asyncio.sleep(0.01)
+    assert (await admin.api(f"CONSUMER.INFO.{stream}.c", None, dict))["num_pending"] == MESSAGES
+    losing.clear()
+    assert [delivery.seq for delivery in await _take(inbox)] == [MESSAGES + 1 + n for n in range(MESSAGES)]
+
+
 async def test_a_stage_busy_with_one_long_batch_is_not_stalled(
     admin: JetStream, stream: str, open_inbox: Open, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,8 +16,8 @@ from streams.jetstream import JetStream
 from streams.settings import StreamSettings
 from tests.integration import test_worker_killed as workers
 
-ATTEMPTS_MAX = int(os.environ.get("FG_TEST_ATTEMPTS", "1"))
-"""Each more is one more life of a worker; the arithmetic of five is proved in tests/unit/streams."""
+ATTEMPTS_MAX = int(os.environ.get("FG_TEST_ATTEMPTS", "5"))
+"""The default budget: suspects run in groups of 64, of 8 and alone. Each attempt is one life of a worker."""
 NEIGHBOURS = 120
 ELSEWHERE = ("suspects-a", "suspects-b", "suspects-h")
 """Tenants of other partitions, and so of other lanes."""

@@ -1,15 +1,19 @@
 """The streams are what is declared, and whatever differs is named."""
 
 import asyncio
+from typing import Any
 
+import pytest
 from nats.aio.msg import Msg
 
 from ops.clock import SystemClock
 from ops.embedded import EmbeddedServers
-from schemas.subjects import consumer_name
+from schemas.subjects import STREAM_RETRY, consumer_name
+from streams import remaking
 from streams.delivery import ACK, Delivery, from_message
 from streams.durability import DurabilityWatch
 from streams.jetstream import JetStream
+from streams.remaking import CLOSED
 from streams.settings import StreamSettings
 from streams.topology import apply, consumer_drift, consumers, create_missing, stream_drift, streams
 
@@ -41,6 +45,63 @@ async def test_a_changed_stream_is_named_and_not_repaired(admin: JetStream, stre
         assert await stream_drift(admin, stream_settings) == found
     finally:
         await admin.api("STREAM.UPDATE.FG_DLQ", declared, dict)
+
+
+async def _as_it_was(admin: JetStream, stream_settings: StreamSettings) -> dict[str, Any]:
+    """FG_RETRY as the version before made it: a work queue."""
+    declared = next(stream for stream in streams(stream_settings) if stream["name"] == STREAM_RETRY)
+    await admin.api(f"STREAM.DELETE.{STREAM_RETRY}", None, dict)
+    former = {**declared, "retention": "workqueue"}
+    await admin.api(f"STREAM.CREATE.{STREAM_RETRY}", former, dict)
+    return former
+
+
+async def test_a_retry_lane_that_is_a_work_queue_is_made_anew_once_it_holds_nothing(
+    admin: JetStream, stream_settings: StreamSettings
+) -> None:
+    former = await _as_it_was(admin, stream_settings)
+    differs = [f"{STREAM_RETRY}: retention is 'workqueue', declared 'limits'"]
+    try:
+        await admin.ask("fg.rt.1.waits", b"{}", None, 2_000)
+        assert await create_missing(admin, stream_settings) == [f"{STREAM_RETRY}/retry"]
+        assert await stream_drift(admin, stream_settings) == differs
+        stopped = {**former, "subjects": [CLOSED]}  # an upgrade that ended before it was through
+        await admin.api(f"STREAM.UPDATE.{STREAM_RETRY}", stopped, dict)
+        await create_missing(admin, stream_settings)
+        assert await stream_drift(admin, stream_settings) == differs
+        await admin.api(f"STREAM.PURGE.{STREAM_RETRY}", None, dict)
+        await admin.api(f"STREAM.UPDATE.{STREAM_RETRY}", stopped, dict)
+    finally:
+        await admin.api(f"STREAM.PURGE.{STREAM_RETRY}", None, dict)
+        assert await create_missing(admin, stream_settings) == [STREAM_RETRY, f"{STREAM_RETRY}/retry"]
+    assert await stream_drift(admin, stream_settings) == []
+
+
+async def test_a_retry_stored_while_its_lane_is_made_anew_is_kept(
+    admin: JetStream, stream_settings: StreamSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _as_it_was(admin, stream_settings)
+    messages = remaking._messages
+    looks: list[int] = []
+
+    async def stored_just_after(jetstream: JetStream, name: str) -> int:
+        found = await messages(jetstream, name)
+        if not looks:
+            await admin.ask("fg.rt.1.late", b"{}", None, 2_000)
+        looks.append(found)
+        return found
+
+    monkeypatch.setattr(remaking, "_messages", stored_just_after)
+    try:
+        assert STREAM_RETRY not in await create_missing(admin, stream_settings)
+        assert looks == [0, 1]
+        live = await admin.api(f"STREAM.INFO.{STREAM_RETRY}", None, dict)
+        assert (live["state"]["messages"], live["config"]["subjects"]) == (1, ["fg.rs.*.*.*", "fg.rt.*.*"])
+    finally:
+        monkeypatch.undo()
+        await admin.api(f"STREAM.PURGE.{STREAM_RETRY}", None, dict)
+        await create_missing(admin, stream_settings)
+    assert await stream_drift(admin, stream_settings) == []
 
 
 async def test_the_running_broker_proves_its_durability(

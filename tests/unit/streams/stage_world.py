@@ -23,7 +23,8 @@ TENANT = "acme"
 SUBJECT = f"fg.decide.3.{TENANT}"
 STREAM = "FG_DECIDE"
 ACK_WAIT_S = 8.0
-INNOCENT, MUTE, REFUSED, DEADLY = b"innocent", b"mute", b"refused", b"deadly"
+INNOCENT, MUTE, REFUSED, DEADLY, LATE = b"innocent", b"mute", b"refused", b"deadly", b"late"
+"""LATE kills too, but only once its effect is committed."""
 
 
 class Killed(BaseException):
@@ -55,6 +56,10 @@ class World:
     attempts: dict[str, int] = field(default_factory=dict)
     runs: dict[int, list[int]] = field(default_factory=dict)
     """For each message, how many were in each run that it was in."""
+    runs_left: int | None = None
+    """After so many runs more an operator kills the worker."""
+    in_lane: dict[int, int] = field(default_factory=dict)
+    """By the sequence of a delivery of the retry lane, the message it brings; gone once it was removed."""
     kills_left: int = 0
     away_until_s: float = 0.0
     stuck_until_s: float = 0.0
@@ -91,6 +96,11 @@ class World:
         self._lose_answer()
         return True
 
+    async def remove(self, seq: int) -> None:
+        await self._trouble()
+        self.in_lane.pop(seq, None)
+        self._lose_answer()
+
     async def made(self, stage: str, events: Sequence[Identity]) -> list[int]:
         del stage
         await self._trouble()
@@ -102,6 +112,15 @@ class World:
         for _, event_id in events:
             self.attempts[event_id] = self.attempts.get(event_id, 0) + 1
         return [self.attempts[event_id] for _, event_id in events]
+
+    async def give_back(self, stage: str, events: Sequence[Identity]) -> None:
+        del stage
+        await self._trouble()
+        for _, event_id in events:
+            if self.attempts.get(event_id, 0) > 1:
+                self.attempts[event_id] -= 1
+            else:
+                self.attempts.pop(event_id, None)
 
     async def forget(self, stage: str, events: Sequence[Identity]) -> None:
         del stage
@@ -127,6 +146,10 @@ class World:
         if DEADLY in kinds or (self.kills_left and self.chance.random() < 0.1):
             self.kills_left -= DEADLY not in kinds
             raise Killed
+        if self.runs_left is not None:
+            self.runs_left -= 1
+            if self.runs_left < 0:
+                raise Killed
         if asyncio.get_running_loop().time() < self.stuck_until_s:
             raise self.chance.choice((NoAnswer, NotNow))(Code.STORE_UNAVAILABLE)
         if MUTE in kinds:
@@ -135,6 +158,8 @@ class World:
             raise Refusal(DeadReason.STORE_REFUSED)
         parked = {d.seq for d in deliveries if d.seq not in self.effects and self.chance.random() < self.fault_rate}
         self.effects |= {delivery.seq for delivery in deliveries} - parked
+        if LATE in kinds:
+            raise Killed
         self._lose_answer()
         return [Later(Code.INGEST_BACKPRESSURE_HARDSTOP, 1_000) if d.seq in parked else DONE for d in deliveries]
 
@@ -196,12 +221,13 @@ class World:
         message.replies.add(reply)
         if lane == "q":
             return Delivery(SUBJECT, message.data, reply, STREAM, message.seq, message.suspect)
+        self.in_lane[self.deliveries] = message.seq
         encoded = base64.b64encode(message.data).decode()
         task = RetryTask(self.name, STREAM, message.seq, SUBJECT, 1, encoded)
         return Delivery(f"fg.rt.3.{TENANT}", msgspec.json.encode(task), reply, stream, self.deliveries, message.suspect)
 
     def _settle(self, reply: str, verb: bytes) -> None:
-        lane, number, _ = reply.split(".")
+        lane, number, number_of_delivery = reply.split(".")
         seq, now_s = int(number), asyncio.get_running_loop().time()
         message = (self.retries if lane == "rt" else self.messages)[seq]
         if verb == IN_PROGRESS:
@@ -211,6 +237,7 @@ class World:
             renewed = lane == "rt" and reply not in message.replies  # its own successor lies there by now
             assert seq in self.effects or seq in self.letters or waits or renewed, f"{seq} was settled without effect"
             assert reply not in message.replies or not message.acked, f"{reply} was settled twice"
+            assert lane == "q" or int(number_of_delivery) not in self.in_lane, f"{reply} stays in the lane for ever"
             message.acked = message.acked or not renewed
         else:
             message.due_s = now_s + int(verb.split(b":")[1].rstrip(b"}")) / 1e9

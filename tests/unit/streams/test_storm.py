@@ -129,3 +129,17 @@ def test_a_probe_that_was_just_taken_is_waited_for(guard: StormGuard, now_s: _Ha
     now_s.now_s += UNTAKEN_S
     guard.taken(0)
     assert guard.storm
+
+
+def test_in_a_storm_only_the_probe_and_what_says_nothing_of_the_stage_are_buried(
+    guard: StormGuard, now_s: _Hands
+) -> None:
+    exhausted = Dead(DeadReason.RETRY_BUDGET_EXHAUSTED)
+    assert not guard.holds(POISON)
+    _storm(guard)
+    assert [guard.holds(fate) for fate in (POISON, CONFLICT, exhausted, DONE)] == [True, False, False, False]
+    now_s.now_s += PROBE_S
+    guard.taken(1)
+    assert not guard.holds(POISON)
+    guard.ended([POISON])
+    assert guard.holds(POISON)

@@ -3,88 +3,25 @@
 import asyncio
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import cast
 
 import pytest
 
-from schemas.answers import NoAnswer, NotNow
+from schemas.answers import NotNow
 from schemas.codes import Code, DeadReason
 from schemas.fate import DONE, Dead, Fate, Later
-from streams.budgets import BACKOFF_MS, LETTER_PARKED_MS, PARKED_MS, StageBudget, budget_of
+from streams.budgets import BACKOFF_MS, LETTER_PARKED_MS, PARKED_MS
 from streams.delivery import ACK, Delivery, delayed
 from streams.inbox import Inbox
-from streams.retry import Impatient, LaneSettler, RetryDesk
 from streams.runner import Runner, keep_settled
 from streams.storm import ENDS_MIN, PROBE_S, StormGuard
 from streams.work import TRIES_IN_HAND, StageWork, Tools
 from tests.unit.streams.seeded_loop import run_seeded
-from tests.unit.streams.stage_world import INNOCENT, MUTE, REFUSED, SUBJECT, Message, World, WorldInbox
-from tests.unit.streams.test_work_seeded import RETRY, STREAMS
+from tests.unit.streams.stage_bench import SILENT, Bench, budget_named, delivery_of
+from tests.unit.streams.stage_world import INNOCENT, MUTE, REFUSED, Message, World, WorldInbox
+from tests.unit.streams.test_work_seeded import RETRY
 
-
-def _budget(stage: str) -> StageBudget:
-    return budget_of(stage, STREAMS, RETRY)
-
-
-class Bench:
-    """One stage's work in a world without faults of its own; `settled` holds what the broker was told."""
-
-    def __init__(self) -> None:
-        self.world = World(random.Random(1))
-        self.settled: list[tuple[str, bytes]] = []
-        self.counted = 0
-        self.answers: list[Fate | NoAnswer] = []
-        self.runs: list[int] = []
-        self.name = "decision"
-        self.away = False
-        self.main_paused = False
-        self.guard = StormGuard(0.5, lambda: asyncio.get_running_loop().time())
-
-    async def ready(self) -> bool:
-        return not self.away and await self.world.ready()
-
-    async def run(self, deliveries: Sequence[Delivery]) -> list[Fate]:
-        self.runs.append(len(deliveries))
-        if not await self.ready():
-            raise SILENT
-        answer = self.answers.pop(0) if self.answers else DONE
-        if isinstance(answer, NoAnswer):
-            raise answer
-        return [answer] * len(deliveries)
-
-    connected = True
-
-    async def settle(self, settlements: Iterable[tuple[str, bytes]]) -> None:
-        self.settled += [(reply, verb) for reply, verb in settlements if verb != b"+WPI"]
-
-    async def begin(self, stage: str, events: Sequence[tuple[str, str]]) -> list[int]:
-        self.counted += len(events)
-        return await self.world.begin(stage, events)
-
-    def __getattr__(self, name: str) -> object:
-        """The ports this bench does not watch are the world's."""
-        return getattr(self.world, name)
-
-    def tools(self) -> Tools:
-        ports = cast("World", self)
-        return Tools(broker=self, graveyard=ports, attempts=ports, retry=ports, meter=self.world, chance=lambda: 0.5)
-
-    def work(self, tools: Tools | None = None) -> StageWork:
-        return StageWork(self, _budget(self.name), self.guard, tools or self.tools(), keep_settled)
-
-    def desk(self) -> RetryDesk:
-        """The desk of a retry lane whose one stage is this one."""
-        settler = LaneSettler(self, cast("World", self), BACKOFF_MS[0])
-        tools = replace(self.tools(), broker=settler)
-        work = StageWork(Impatient(self), _budget(self.name), self.guard, tools, keep_settled)
-        return RetryDesk({self.name: work}, work, settler, lambda _: self.main_paused)
-
-    def try_out(self, *deliveries: Delivery) -> None:
-        async def main() -> None:
-            await self.work().work(deliveries, asyncio.Event())
-
-        run_seeded(main(), random.Random(1))
+LANES = 4
 
 
 @pytest.fixture
@@ -92,41 +29,52 @@ def bench() -> Bench:
     return Bench()
 
 
-def _delivery(seq: int = 1, *, suspect: bool = False) -> Delivery:
-    return Delivery(SUBJECT, INNOCENT, f"q.{seq}.1", "FG_DECIDE", seq, suspect)
-
-
-SILENT = NoAnswer(Code.STORE_UNAVAILABLE)
-
-
 def test_a_dependency_that_is_away_costs_no_attempt_however_long(bench: Bench) -> None:
     bench.world.away_until_s = 3_600.0
-    bench.try_out(_delivery(1), _delivery(2))
+    bench.try_out(delivery_of(1), delivery_of(2))
     assert (bench.runs, bench.counted) == ([2, 2], 0)
     assert bench.settled == [("q.1.1", ACK), ("q.2.1", ACK)]
 
 
 def test_silence_that_is_short_costs_no_attempt_either(bench: Bench) -> None:
     bench.answers = [SILENT] * TRIES_IN_HAND
-    bench.try_out(_delivery(1), _delivery(2))
+    bench.try_out(delivery_of(1), delivery_of(2))
     assert (bench.runs, bench.counted) == ([2] * (TRIES_IN_HAND + 1), 0)
 
 
 def test_a_full_queue_parks_without_an_attempt(bench: Bench) -> None:
     bench.answers = [Later(Code.INGEST_BACKPRESSURE_HARDSTOP, 1_000)]
-    bench.try_out(_delivery())
+    bench.try_out(delivery_of())
     assert (bench.settled, bench.counted) == ([("q.1.1", delayed(1_000))], 0)
 
 
 def test_a_suspect_that_is_parked_gets_its_attempt_back(bench: Bench) -> None:
     bench.answers = [Later(Code.INGEST_BACKPRESSURE_HARDSTOP, 1_000)]
-    bench.try_out(_delivery(suspect=True))
+    bench.try_out(delivery_of(suspect=True))
     assert (bench.counted, bench.world.attempts) == (1, {})
+
+
+def _parked(bench: Bench) -> None:
+    bench.answers = [Later(Code.INGEST_BACKPRESSURE_HARDSTOP, 1_000)]
+
+
+def _silent_like_all(bench: Bench) -> None:
+    bench.answers = [SILENT] * 100
+
+
+@pytest.mark.parametrize("trouble", [_parked, _silent_like_all])
+def test_what_is_given_back_is_one_attempt_and_those_before_it_stay(
+    bench: Bench, trouble: Callable[[Bench], None]
+) -> None:
+    bench.world.attempts = {"FG_DECIDE:1": 3}
+    trouble(bench)
+    bench.try_out(delivery_of(suspect=True))
+    assert (bench.counted, bench.world.attempts) == (1, {"FG_DECIDE:1": 3})
 
 
 def test_an_event_alone_without_an_answer_goes_to_the_retry_lane_and_its_neighbours_are_done(bench: Bench) -> None:
     bench.answers = [*[SILENT] * (TRIES_IN_HAND + 1), SILENT]  # the whole, then its first half
-    bench.try_out(_delivery(1), _delivery(2))
+    bench.try_out(delivery_of(1), delivery_of(2))
     assert bench.runs == [*[2] * (TRIES_IN_HAND + 1), 1, 1]
     assert (bench.counted, list(bench.world.retries)) == (1, [1])
     assert bench.settled == [("q.2.1", ACK), ("q.1.1", ACK)]
@@ -134,13 +82,13 @@ def test_an_event_alone_without_an_answer_goes_to_the_retry_lane_and_its_neighbo
 
 def test_a_suspect_is_counted_before_it_runs_and_not_again_for_its_failure(bench: Bench) -> None:
     bench.answers = [*[SILENT] * (TRIES_IN_HAND + 1), SILENT]
-    bench.try_out(_delivery(1, suspect=True), _delivery(2, suspect=True))
+    bench.try_out(delivery_of(1, suspect=True), delivery_of(2, suspect=True))
     assert (bench.counted, list(bench.world.retries)) == (2, [1])
 
 
 def test_while_nobody_gets_an_answer_nobody_is_charged(bench: Bench) -> None:
     bench.answers = [SILENT] * 100
-    bench.try_out(*map(_delivery, range(1, 5)))
+    bench.try_out(*map(delivery_of, range(1, 5)))
     assert (bench.counted, list(bench.world.retries), bench.world.letters) == (0, [], {})
     assert [verb for _, verb in bench.settled] == [delayed(BACKOFF_MS[0])] * 4
 
@@ -151,7 +99,7 @@ def test_what_got_no_answer_before_is_charged_once_others_got_through(bench: Ben
 
     async def main() -> None:
         work = bench.work()
-        for delivery in (_delivery(1), _delivery(2), _delivery(1, suspect=True)):
+        for delivery in (delivery_of(1), delivery_of(2), delivery_of(1, suspect=True)):
             await work.work([delivery], asyncio.Event())
 
     run_seeded(main(), random.Random(1))
@@ -162,48 +110,24 @@ def test_what_got_no_answer_before_is_charged_once_others_got_through(bench: Ben
 @pytest.mark.parametrize("suspect", [False, True])
 def test_a_store_that_says_it_cannot_pauses_the_stage_and_charges_nobody(bench: Bench, suspect: bool) -> None:
     bench.answers = [NotNow(Code.STORE_UNAVAILABLE)] * 50
-    bench.try_out(_delivery(1, suspect=suspect), _delivery(2, suspect=suspect))
+    bench.try_out(delivery_of(1, suspect=suspect), delivery_of(2, suspect=suspect))
     assert (list(bench.world.retries), bench.world.letters, bench.world.attempts) == ([], {}, {})
     assert bench.settled == [("q.1.1", ACK), ("q.2.1", ACK)]
 
 
 def test_a_suspect_in_a_pause_has_its_attempt_back_when_the_worker_is_told_to_stop(bench: Bench) -> None:
     bench.answers = [NotNow(Code.STORE_UNAVAILABLE)] * 1_000
+    bench.world.attempts = {"FG_DECIDE:1": 2}
 
     async def main() -> None:
         stopping = asyncio.Event()
-        task = asyncio.ensure_future(bench.work().work([_delivery(suspect=True)], stopping))
+        task = asyncio.ensure_future(bench.work().work([delivery_of(suspect=True)], stopping))
         await asyncio.sleep(30)
         stopping.set()
         await task
 
     run_seeded(main(), random.Random(1))
-    assert (bench.counted, bench.world.attempts, bench.settled) == (1, {}, [])
-
-
-def test_suspects_of_all_lanes_run_one_company_at_a_time_and_a_last_attempt_beside_nobody(bench: Bench) -> None:
-    running: list[int] = []
-    beside: dict[int, int] = {}
-    bench.world.attempts = {"FG_DECIDE:1": RETRY.attempts_max - 1}
-
-    async def run(deliveries: Sequence[Delivery]) -> list[Fate]:
-        running.append(deliveries[0].seq)
-        for seq in running:
-            beside[seq] = max(beside.get(seq, 0), len(running))
-        await asyncio.sleep(1)
-        running.remove(deliveries[0].seq)
-        return [DONE] * len(deliveries)
-
-    bench.run = run  # type: ignore[method-assign]  # the one run that takes time
-
-    async def main() -> None:
-        tools = bench.tools()
-        lanes = [_delivery(1, suspect=True), _delivery(2, suspect=True), _delivery(3, suspect=True), _delivery(4)]
-        await asyncio.gather(*(bench.work(tools).work([delivery], asyncio.Event()) for delivery in lanes))
-
-    run_seeded(main(), random.Random(1))
-    assert beside[1] == 1
-    assert max(beside.values()) <= 2  # the delivery that is not suspect, and one suspect
+    assert (bench.counted, bench.world.attempts, bench.settled) == (1, {"FG_DECIDE:1": 2}, [])
 
 
 def test_evidence_that_has_had_its_attempts_waits_and_says_so_but_never_dies(bench: Bench) -> None:
@@ -212,26 +136,42 @@ def test_evidence_that_has_had_its_attempts_waits_and_says_so_but_never_dies(ben
     tools = bench.tools()
 
     async def main() -> None:
-        await bench.work(tools).work([_delivery(suspect=True)], asyncio.Event())
+        await bench.work(tools).work([delivery_of(suspect=True)], asyncio.Event())
         assert tools.blame["evidence"].overdue == {("FG_DECIDE", 1)}
         bench.world.attempts = {}  # its window is over
-        await bench.work(tools).work([_delivery(suspect=True)], asyncio.Event())
+        await bench.work(tools).work([delivery_of(suspect=True)], asyncio.Event())
+        assert tools.blame["evidence"].overdue == set()
 
     run_seeded(main(), random.Random(1))
-    assert (bench.world.letters, list(bench.world.retries), tools.blame["evidence"].overdue) == ({}, [1], set())
+    assert (bench.world.letters, list(bench.world.retries)) == ({}, [1])
+
+
+def test_what_another_worker_may_have_got_through_is_not_named_for_ever(bench: Bench) -> None:
+    bench.name = "evidence"
+    bench.world.attempts = {"FG_DECIDE:1": RETRY.attempts_max}
+    tools = bench.tools()
+
+    async def main() -> None:
+        await bench.work(tools).work([delivery_of(suspect=True)], asyncio.Event())
+        await asyncio.sleep(1.2 * BACKOFF_MS[-1] / 1_000)
+        assert tools.blame["evidence"].overdue == {("FG_DECIDE", 1)}  # it can only now come again
+        await asyncio.sleep(BACKOFF_MS[-1] / 1_000)
+        assert tools.blame["evidence"].overdue == set()
+
+    run_seeded(main(), random.Random(1))
 
 
 @pytest.mark.parametrize("suspect", [False, True])
 def test_no_letter_is_made_of_a_letter(bench: Bench, suspect: bool) -> None:
     bench.name = "dlq"
     bench.answers = [Dead(DeadReason.STORE_REFUSED)]
-    bench.try_out(_delivery(suspect=suspect))
+    bench.try_out(delivery_of(suspect=suspect))
     assert (bench.settled, bench.counted, bench.world.letters) == ([("q.1.1", delayed(LETTER_PARKED_MS))], 0, {})
 
 
 def test_a_suspect_whose_attempts_are_used_up_is_buried_without_a_run(bench: Bench) -> None:
     bench.world.attempts = {"FG_DECIDE:1": RETRY.attempts_max}
-    bench.try_out(_delivery(suspect=True))
+    bench.try_out(delivery_of(suspect=True))
     (death,) = bench.world.letters.values()
     assert (bench.runs, death.reason, death.attempts) == (
         [],
@@ -243,7 +183,7 @@ def test_a_suspect_whose_attempts_are_used_up_is_buried_without_a_run(bench: Ben
 def test_a_dead_letter_that_gets_no_answer_waits_and_never_dies(bench: Bench) -> None:
     bench.name = "dlq"
     bench.answers = [SILENT] * (TRIES_IN_HAND + 1)
-    bench.try_out(_delivery())
+    bench.try_out(delivery_of())
     assert (bench.settled, bench.counted) == ([("q.1.1", delayed(LETTER_PARKED_MS))], 0)
 
 
@@ -257,8 +197,8 @@ def test_a_storm_stops_the_stage_until_a_probe_is_done() -> None:
         tools = Tools(
             broker=world, graveyard=world, attempts=world, retry=world, meter=world, chance=world.chance.random
         )
-        work = StageWork(world, _budget("decision"), guard, tools, keep_settled)
-        runner = Runner(work, _budget("decision"), guard)
+        work = StageWork(world, budget_named("decision"), guard, tools, keep_settled)
+        runner = Runner(work, budget_named("decision"), guard)
         runner.add(cast("Inbox", WorldInbox(world, "FG_DECIDE")))
         stopping = asyncio.Event()
         task = asyncio.ensure_future(runner.run(stopping))
@@ -275,9 +215,35 @@ def test_a_storm_stops_the_stage_until_a_probe_is_done() -> None:
         return at_first, probed
 
     at_first, probed = run_seeded(main(), random.Random(3))
-    assert ENDS_MIN <= at_first < len(world.messages)  # the batch in hand was finished, and no other begun
+    assert at_first == ENDS_MIN
     assert probed == at_first + 1
     assert len(world.effects) == len(world.messages) - len(world.letters)
+
+
+def test_a_storm_buries_no_more_than_it_took_to_see_it_whatever_all_lanes_have_in_hand(bench: Bench) -> None:
+    bench.answers = [Dead(DeadReason.POISON)] * LANES
+    batches = [[delivery_of(LANES * number + lane) for number in range(200)] for lane in range(LANES)]
+
+    async def main() -> None:
+        tools = bench.tools()
+        await asyncio.gather(*(bench.work(tools).work(batch, asyncio.Event()) for batch in batches))
+
+    run_seeded(main(), random.Random(1))
+    assert bench.guard.storm
+    assert len(bench.world.letters) == ENDS_MIN
+    waits = [verb for _, verb in bench.settled if verb != ACK]
+    assert waits == [delayed(LETTER_PARKED_MS)] * (200 * LANES - ENDS_MIN)
+
+
+def test_what_has_had_all_its_attempts_is_buried_in_a_storm_too_and_never_run_again(bench: Bench) -> None:
+    bench.world.attempts = {"FG_DECIDE:1": RETRY.attempts_max}
+
+    async def main() -> None:
+        _storm(bench)
+        await bench.work().work([delivery_of(suspect=True)], asyncio.Event())
+
+    run_seeded(main(), random.Random(1))
+    assert (list(bench.world.letters), bench.runs, bench.settled) == ([1], [], [("q.1.1", ACK)])
 
 
 def _storm(bench: Bench) -> None:
@@ -316,11 +282,35 @@ def test_a_retry_that_has_to_wait_is_scheduled_anew_without_an_attempt_and_leave
 
 def test_a_retry_is_counted_before_it_runs_should_it_end_the_worker_too(bench: Bench) -> None:
     bench.world.retries[1] = Message(1, INNOCENT)
+    run, counts = bench.run, []
+
+    async def watched(deliveries: Sequence[Delivery]) -> list[Fate]:
+        counts.append(dict(bench.world.attempts))
+        return await run(deliveries)
+
+    bench.run = watched  # type: ignore[method-assign]
 
     async def main() -> None:
         (task,) = bench.world.deliver(bench.world.retries, 1, "FG_RETRY")
         await bench.desk().work([task], asyncio.Event())
 
     run_seeded(main(), random.Random(1))
-    assert (bench.runs, bench.counted, bench.world.attempts) == ([1], 1, {})
+    assert (counts, bench.counted, bench.world.attempts) == ([{"FG_DECIDE:1": 1}], 1, {})
     assert [verb for _, verb in bench.settled] == [ACK]
+
+
+def test_a_retry_has_left_the_lane_before_it_is_acknowledged_so_that_none_stays_in_it(bench: Bench) -> None:
+    bench.world.retries[1] = Message(1, INNOCENT)
+    left: list[dict[int, int]] = []
+
+    async def settle(settlements: Iterable[tuple[str, bytes]]) -> None:
+        left.extend(dict(bench.world.in_lane) for _, verb in settlements if verb == ACK)
+
+    bench.settle = settle  # type: ignore[method-assign]
+
+    async def main() -> None:
+        (task,) = bench.world.deliver(bench.world.retries, 1, "FG_RETRY")
+        await bench.desk().work([task], asyncio.Event())
+
+    run_seeded(main(), random.Random(1))
+    assert left == [{}]
