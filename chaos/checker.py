@@ -2,6 +2,8 @@
 
     python -m chaos.checker LEDGER.. --dsn DSN [--service-dsn DSN] [--text FILE..] [--json]
 
+The WORM store is that of the settings (FG_WORM_DIR, FG_DATA_DIR or FG_WORM_S3_URL); every artifact is read back.
+
 C1 lost, C2 phantom, C3 effect of once, C4 replayed answers, C5 chains, C6 leftovers, C7 isolation, C8 meters.
 Exit status: 0 every promise held; 1 one did not; 2 usage.
 """
@@ -18,7 +20,9 @@ from typing import NamedTuple
 import msgspec
 
 from chaos.history import Event, events
-from chaos.stores import TenantState, foreign_rows, state_of
+from chaos.stores import TenantState, foreign_rows, state_of, unsealed
+from ops.evidence_parts import worm_of
+from ops.settings import SettingsError, environment, load
 from schemas.evidence import ChainEntry, EntryKind, genesis_hash, seal
 
 RULES = {
@@ -57,7 +61,7 @@ def check(history: Sequence[Event], states: Sequence[TenantState]) -> list[Findi
             ("C5", _chain(known, state)),
             ("C6", _left_over(state)),
             ("C7", _foreign_canaries(known, state.tenant_id)),
-            ("C8", _meters(state)),
+            ("C8", _meters(known, state)),
         ):
             found += [Finding(rule, state.tenant_id, words) for words in findings]
     unread = set(by_tenant) - {state.tenant_id for state in states}
@@ -129,17 +133,29 @@ def _foreign_canaries(known: dict[str, Event], tenant_id: str) -> Iterator[str]:
             yield f"an answer about {event_id} of {tenant_id} holds a payload"
 
 
-def _meters(state: TenantState) -> Iterator[str]:
+def _meters(known: dict[str, Event], state: TenantState) -> Iterator[str]:
     decisions = [link for link in state.chain if link.kind == EntryKind.DECISION]
     sizes = [msgspec.json.decode(link.entry, type=ChainEntry).body_bytes for link in decisions]
-    expected = {
-        "ingest_events_total": len(decisions),
-        "ingest_bytes_total": sum(sizes),
-        "artifacts_bytes_stored_total": state.artifact_bytes,
-    }
-    for meter, value in expected.items():
+    due = [event for event in known.values() if _is_due(event, state)]
+    bodies = [event.body_bytes for event in due if event.body_bytes is not None]
+    expected = [
+        ("ingest_events_total", len(decisions), "the chain says"),
+        ("ingest_bytes_total", sum(sizes), "the chain says"),
+        ("artifacts_bytes_stored_total", state.artifact_bytes, "the chain says"),
+        ("ingest_events_total", len(due), "the clients say"),
+    ]
+    if len(bodies) == len(due):
+        expected.append(("ingest_bytes_total", sum(bodies), "the clients say"))
+    for meter, value, whose in expected:
         if state.meters.get(meter, 0) != value:
-            yield f"{meter} is {state.meters.get(meter, 0)}, the chain says {value}"
+            yield f"{meter} is {state.meters.get(meter, 0)}, {whose} {value}"
+
+
+def _is_due(event: Event, state: TenantState) -> bool:
+    """Accepted, and not dead; of an event that no client saw answered the stores know what became."""
+    if event.accepted:
+        return event.event_id not in state.dead
+    return not event.refused and state.decided[event.event_id] > 0
 
 
 def canaries_in(files: Iterable[Path]) -> list[Finding]:
@@ -152,6 +168,8 @@ async def _examine(arguments: argparse.Namespace) -> list[Finding]:
     tenant_ids = sorted({event.tenant_id for event in history})
     states = [await state_of(arguments.dsn, tenant_id) for tenant_id in tenant_ids]
     found = check(history, states) + canaries_in(arguments.text)
+    for tenant_id in tenant_ids:
+        found += [Finding("C3", tenant_id, words) for words in await unsealed(arguments.dsn, tenant_id, arguments.worm)]
     for service_dsn in arguments.service_dsn:
         for tenant_id in tenant_ids:
             tables = await foreign_rows(service_dsn, tenant_id)
@@ -181,6 +199,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--text", nargs="*", type=Path, default=[], help="logs and metrics that must hold no payload")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
+    try:
+        given.worm = worm_of(load(environment()).evidence)
+    except (SettingsError, NotADirectoryError) as fault:
+        parser.error(str(fault))
     found = asyncio.run(_examine(given))
     _tell(found, given.json)
     return 1 if found else 0

@@ -56,6 +56,14 @@ class Event(NamedTuple):
         return all(request.outcome is Outcome.FAIL for request in self.requests)
 
     @property
+    def body_bytes(self) -> int | None:
+        """The size of the body that was or may have been accepted, None where that may have been one of several."""
+        told = [request for request in self.requests if request.outcome is Outcome.OK]
+        maybe = told or [request for request in self.requests if request.outcome is Outcome.UNKNOWN]
+        sizes = {request.body_bytes for request in maybe}
+        return sizes.pop() if len(sizes) == 1 else None
+
+    @property
     def receipts(self) -> set[str]:
         return {request.answer for request in self.requests if request.outcome is Outcome.OK}
 

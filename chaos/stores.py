@@ -1,14 +1,20 @@
 """What the stores hold of a tenant, read with the administrator's eyes; and what another tenant can see of it."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
 
 from schemas.codes import DeadReason
 from schemas.envelope import EventKey, receipt
+from schemas.evidence import ChainEntry
 from sinks.pg import Connection, Pool
+from sinks.segments import EvidenceError, read_artifact
 from sinks.settings import PostgresSettings
+from sinks.worm import Worm
 
 _KEYS = """
 SELECT tenant_id, event_id, trace_id, request_id, app.rfc3339(ingest_ts) AS ingest_ts, stream, seq, body_sha256
@@ -19,7 +25,24 @@ SELECT seq, kind, event_id, entry, prev_hash, chain_hash FROM chain_entries WHER
 """
 _LETTERS = "SELECT DISTINCT event_id FROM ingest_dlq WHERE tenant_id = $1 AND reason_code <> $2"
 _METERS = "SELECT meter, sum(value)::bigint AS value FROM usage_meters WHERE tenant_id = $1 GROUP BY meter"
-_BYTES = "SELECT coalesce(sum(artifact_bytes), 0)::bigint FROM decision_evidence_artifacts WHERE tenant_id = $1"
+# As the chain binds them: an index row with no entry, or with more bytes than its entry, must not agree with the meter.
+_BYTES = """
+SELECT coalesce(sum((e.entry::jsonb ->> 'artifact_bytes')::bigint), 0)::bigint
+FROM decision_evidence_artifacts AS a
+JOIN chain_entries AS e ON e.tenant_id = a.tenant_id AND e.seq = a.chain_seq
+    AND e.event_id = a.event_id AND e.kind = a.artifact_class
+WHERE a.tenant_id = $1
+"""
+# The chain says what an artifact must be, the index only where it lies.
+_ARTIFACTS = """
+SELECT a.event_id, a.artifact_class, a.segment_id, a.segment_offset, a.artifact_sha256, a.artifact_bytes, e.entry
+FROM decision_evidence_artifacts AS a
+LEFT JOIN chain_entries AS e ON e.tenant_id = a.tenant_id AND e.event_id = a.event_id AND e.kind = a.artifact_class
+WHERE a.tenant_id = $1 AND (a.event_id, a.artifact_class) > ($2, $3)
+ORDER BY a.event_id, a.artifact_class LIMIT $4
+"""
+ARTIFACTS_AT_ONCE = 32
+"""So many are held in memory, however many a tenant has."""
 _TENANT_TABLES = """
 SELECT c.relname AS name FROM pg_class AS c
 JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped
@@ -81,6 +104,36 @@ async def state_of(admin_dsn: str, tenant_id: str) -> TenantState:
             )
         finally:
             await connection.execute("ROLLBACK")
+
+
+async def unsealed(admin_dsn: str, tenant_id: str, worm: Worm) -> list[str]:
+    """Every indexed artifact of the tenant that the WORM store does not hold as its chain binds it.
+
+    Each one is read and hashed. Raises NoAnswer when a store is away.
+    """
+    found: list[str] = []
+    event_id = artifact_class = ""
+    async with _connected(admin_dsn) as pool, pool.connection() as connection:
+        while rows := await connection.fetch(_ARTIFACTS, tenant_id, event_id, artifact_class, ARTIFACTS_AT_ONCE):
+            found += filter(None, await asyncio.gather(*(_unsealed(worm, row) for row in rows)))
+            event_id, artifact_class = rows[-1]["event_id"], rows[-1]["artifact_class"]
+    return found
+
+
+async def _unsealed(worm: Worm, row: Any) -> str:
+    """What is wrong with one artifact, empty when it is what its entry binds."""
+    name = f"{row['event_id']} ({row['artifact_class']})"
+    if row["entry"] is None:
+        return f"{name}: an artifact of nothing in the chain"
+    entry = msgspec.json.decode(row["entry"], type=ChainEntry)
+    if (row["artifact_sha256"], row["artifact_bytes"]) != (entry.artifact_sha256, entry.artifact_bytes):
+        return f"{name}: the index names another artifact than the chain"
+    place = row["segment_id"], row["segment_offset"], entry.artifact_bytes
+    try:
+        await read_artifact(worm, *place, entry.artifact_sha256)
+    except (EvidenceError, ValueError) as fault:  # ValueError: the index names no segment
+        return f"{name}: {fault}"
+    return ""
 
 
 async def foreign_rows(service_dsn: str, tenant_id: str) -> list[str]:

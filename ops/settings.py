@@ -16,6 +16,7 @@ from ops.settings_types import SecretText, Service, Variable, shown, verifies_se
 from ops.tls import plain_http_fault
 from schemas.canonical import canonical_any, sha256_hex
 from schemas.registry import PUBLISHED, readable
+from streams.budgets import unspendable
 
 __all__ = ["Service", "Settings", "SettingsError", "environment", "load", "settings_hash", "unknown_variables"]
 
@@ -56,7 +57,8 @@ def load(environ: Mapping[str, str], need: Service | None = None) -> Settings:
     faults += _missing(values, need)
     settings = tree(values)
     # A value that did not parse has been replaced by its default: only what did parse is judged together.
-    found = [fault for part in _judged(settings) for fault in part.faults()] + _unread(settings)
+    found = [fault for part in _judged(settings) for fault in part.faults()]
+    found += _unread(settings) + unspendable(settings.retry)
     if settings.env == "prod":
         found += _unproven(settings, need)
     plain_http = plain_http_fault(settings.http_host, settings.tls) if need in {Service.EDGE, Service.UP} else None

@@ -122,7 +122,8 @@ RETRY_AND_DLQ = (
         parse=whole(1),
         default="5",
         unit="attempts",
-        description="Attempts an event may fail by its own fault before it is dead; agents see what is left.",
+        description="Attempts an event may fail by its own fault before it is dead; agents see what is left. "
+        "The waits between them must fit the window: 5 need 415 s, each further one 288 s more.",
         services=(_EDGE, _WORKER),
     ),
     Variable(
@@ -130,7 +131,7 @@ RETRY_AND_DLQ = (
         parse=whole(1),
         default="900",
         unit="seconds",
-        description="Time within which those attempts count.",
+        description="Time within which those attempts count, from the first one; it must hold the waits between them.",
         services=(_EDGE, _WORKER),
     ),
     Variable(

@@ -15,22 +15,20 @@ TENANT = "acme"
 RECEIPT = '{"status":"accepted"}'
 
 
-def _chain(*event_ids: str) -> tuple[Link, ...]:
+def _chain(*events: tuple[str, EntryKind]) -> tuple[Link, ...]:
     links = []
     previous = genesis_hash(TENANT)
-    for seq, event_id in enumerate(event_ids, start=1):
-        entry = ChainEntry(
-            1, TENANT, seq, EntryKind.DECISION, event_id, "t", "t", "r", "p", "c", "b", 100, "a", 10, previous
-        )
+    for seq, (event_id, kind) in enumerate(events, start=1):
+        entry = ChainEntry(1, TENANT, seq, kind, event_id, "t", "t", "r", "p", "c", "b", 100, "a", 10, previous)
         data, chain_hash = seal(entry)
-        links.append(Link(seq, EntryKind.DECISION, event_id, data.decode(), previous, chain_hash))
+        links.append(Link(seq, kind, event_id, data.decode(), previous, chain_hash))
         previous = chain_hash
     return tuple(links)
 
 
-def _event(event_id: str, *outcomes: Outcome, answer: str = RECEIPT) -> Event:
+def _event(event_id: str, *outcomes: Outcome, answer: str = RECEIPT, body_bytes: int = 100) -> Event:
     requests = [
-        Request("client", number, TENANT, event_id, 100, outcome, 202, answer)
+        Request("client", number, TENANT, event_id, body_bytes, outcome, 202, answer)
         for number, outcome in enumerate(outcomes, start=1)
     ]
     return Event(TENANT, event_id, tuple(requests))
@@ -46,7 +44,7 @@ STATE = TenantState(
     {"one": RECEIPT, "two": RECEIPT},
     Counter(one=1, two=1),
     frozenset(),
-    _chain("one", "two"),
+    _chain(("one", EntryKind.DECISION), ("two", EntryKind.DECISION)),
     Counter(one=1, two=1),
     20,
     {"ingest_events_total": 2, "ingest_bytes_total": 200, "artifacts_bytes_stored_total": 20},
@@ -83,6 +81,52 @@ def test_a_history_that_was_kept_has_no_finding() -> None:
 )
 def test_each_broken_promise_of_the_stores_is_named(rule: str, state: TenantState) -> None:
     assert rule in _broken(HISTORY, state)
+
+
+@pytest.mark.parametrize(
+    ("history", "dead", "words"),
+    [
+        pytest.param([HISTORY[0]], "", "events_total is 2, the clients say 1", id="an event no client sent is billed"),
+        pytest.param(
+            [*HISTORY, _event("four", Outcome.OK)],
+            "",
+            "events_total is 2, the clients say 3",
+            id="one that was accepted is not billed",
+        ),
+        pytest.param(HISTORY, "one", "events_total is 2, the clients say 1", id="one that is dead is billed"),
+        pytest.param(
+            [HISTORY[0], _event("two", Outcome.UNKNOWN, body_bytes=99)],
+            "",
+            "bytes_total is 200, the clients say 199",
+            id="another body is billed",
+        ),
+    ],
+)
+def test_meters_that_agree_with_the_chain_and_not_with_the_clients_are_named(
+    history: list[Event], dead: str, words: str
+) -> None:
+    found = check(history, [STATE._replace(dead=frozenset({dead} - {""}))])
+    assert f"ingest_{words}" in [finding.words for finding in found if finding.rule == "C8"]
+
+
+def test_an_event_nobody_saw_answered_counts_as_the_stores_have_it() -> None:
+    """Its other requests were refused, or it may have been one of two bodies: neither is a finding."""
+    unsure = _event("two", Outcome.FAIL, Outcome.UNKNOWN, Outcome.FAIL, answer="{}")
+    never = _event("four", Outcome.UNKNOWN)
+    assert check([HISTORY[0], unsure, never], [STATE]) == []
+    torn = Event(TENANT, "two", (*HISTORY[1].requests, *_event("two", Outcome.UNKNOWN, body_bytes=700).requests))
+    assert check([HISTORY[0], torn], [STATE]) == []
+
+
+def test_a_dead_event_is_billed_to_nobody() -> None:
+    state = STATE._replace(
+        decided=Counter(one=1),
+        dead=frozenset({"two"}),
+        chain=_chain(("one", EntryKind.DECISION), ("two", EntryKind.DEAD_LETTER)),
+        artifacts=Counter(one=1),
+        meters={**STATE.meters, "ingest_events_total": 1, "ingest_bytes_total": 100},
+    )
+    assert check([HISTORY[0], _event("two", Outcome.OK)], [state]) == []
 
 
 def test_two_answers_to_one_event_and_payloads_in_answers_are_named() -> None:
@@ -141,3 +185,13 @@ def test_the_command_wants_a_ledger_and_a_database(capsys: pytest.CaptureFixture
         main([])
     assert usage.value.code == 2
     assert "--dsn" in capsys.readouterr().err
+
+
+def test_the_command_wants_a_worm_store_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FG_WORM_DIR", str(tmp_path / "unmounted"))
+    with pytest.raises(SystemExit) as usage:
+        main([str(tmp_path / "ledger"), "--dsn", "postgresql://nowhere"])
+    assert usage.value.code == 2
+    assert "unmounted" in capsys.readouterr().err

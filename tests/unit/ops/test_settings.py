@@ -1,6 +1,7 @@
 """Settings: the specification's names and defaults, every fault at once, and no secret shown."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from ops.settings import Service, SettingsError, effective, load, settings_hash, unknown_variables
 from ops.settings_table import TABLE
 from ops.settings_types import shown
+from streams.attempting import delay_ms
+from streams.budgets import BACKOFF_MS, unspendable
 
 # Copied from the specification, phase 2.1 A.
 SPECIFIED = """
@@ -133,6 +136,41 @@ def test_queue_thresholds_must_ascend(depths: tuple[str, str, str]) -> None:
     environ = {f"FG_DP_REDIS_QUEUE_{name}_DEPTH": depth for name, depth in zip(names, depths, strict=True)}
     with pytest.raises(SettingsError, match="must ascend"):
         load(environ)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "window_s", "accepted"),
+    [
+        ("1", "1", True),
+        ("2", "6", False),
+        ("2", "7", True),
+        ("5", "345", False),
+        ("5", "414", False),
+        ("5", "415", True),
+        ("6", "702", False),
+        ("6", "703", True),
+        ("8", "900", False),
+        ("1000000000", "900", False),
+    ],
+)
+def test_a_window_that_cannot_hold_all_attempts_is_refused(attempts: str, window_s: str, accepted: bool) -> None:
+    environ = {"FG_DP_RETRY_BUDGET_PER_EVENT": attempts, "FG_DP_RETRY_BUDGET_WINDOW_SEC": window_s}
+    if accepted:
+        assert load(environ).retry.window_seconds == int(window_s)
+        return
+    with pytest.raises(SettingsError, match="FG_DP_RETRY_BUDGET_WINDOW_SEC must be more than"):
+        load(environ)
+
+
+def test_the_last_attempt_of_every_accepted_budget_comes_within_its_window() -> None:
+    """By the waits that are really made, at their longest."""
+    for attempts in range(1, 12):
+        waited_s = sum(delay_ms(failed, BACKOFF_MS, 1.0) for failed in range(1, attempts)) / 1_000
+        retry = replace(load({}).retry, attempts_max=attempts)
+        shortest = next(
+            seconds for seconds in range(1, 10_000) if not unspendable(replace(retry, window_seconds=seconds))
+        )
+        assert waited_s < shortest <= waited_s + 1
 
 
 def test_production_cannot_be_started_without_enforcement() -> None:
