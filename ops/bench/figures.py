@@ -1,7 +1,9 @@
 """The figures that are compared: ratios within one run, and what each is held to."""
 
-from ops.bench.report import Backlog, Connections, Edge, Figure, FrostGate, Pipeline, Reference, Workers
+from ops.bench.report import Backlog, Connections, Edge, Figure, FrostGate, Pipeline, Reference, Verifier, Workers
 
+_ENTRIES = 1_000_000
+_MILLION, _MILLION_S_MAX = "offline verifier, 1,000,000 entries, s", 20
 TOO_FEW_CORES = (
     "with fewer than 4 cores the load generator and the servers take their time from the edges: "
     "this machine cannot show how they scale"
@@ -43,6 +45,20 @@ def pipeline_figures(ours: FrostGate | None, pipeline: Pipeline | None, backlog:
             _figure("worker with a backlog, MiB", backlog.worker_mib, at_most=200),
         ]
     return found
+
+
+def verifier_figures(found: Verifier | None) -> list[Figure]:
+    """What the evidence is held to once it has left."""
+    if found is None:
+        return []
+    if found.not_measured:
+        return [_figure(_MILLION, None, at_most=_MILLION_S_MAX)]
+    note = "" if found.entries == _ENTRIES else f"measured with {found.entries:,} entries"
+    return [
+        _figure(_MILLION, _ENTRIES / found.entries_per_s, at_most=_MILLION_S_MAX, note=note),
+        _figure("offline verifier, entries/s", found.entries_per_s),
+        _figure("offline verifier, MiB", found.peak_mib, at_most=160),
+    ]
 
 
 def _rates(ours: FrostGate, bare: Reference, framework: Reference) -> list[Figure]:

@@ -64,6 +64,21 @@ class Backlog(msgspec.Struct, frozen=True):
     worker_mib: float
 
 
+class Verifier(msgspec.Struct, frozen=True):
+    """The offline verifier over one bundle. CPU is of all its processes, memory that of the largest of them.
+
+    `not_measured` says why, and then there are no figures.
+    """
+
+    entries: int = 0
+    bundle_bytes: int = 0
+    seconds: float = 0.0
+    entries_per_s: float = 0.0
+    cpu_us: float = 0.0
+    peak_mib: float = 0.0
+    not_measured: str = ""
+
+
 class Accounts(msgspec.Struct, frozen=True):
     """The ledger of one stack. `unknown` events got no clear answer and may have been stored or not."""
 
@@ -161,6 +176,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     workers: Workers | None
     pipeline: Pipeline | None
     backlog: Backlog | None
+    verifier: Verifier | None
     bare: Reference
     framework: Reference
     accounts: dict[str, Accounts]

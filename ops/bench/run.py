@@ -11,9 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from ops.bench import checks, references
+from ops.bench import checks, references, verifier
 from ops.bench.certificates import Certificates, make_certificates
-from ops.bench.figures import figures, pipeline_figures
+from ops.bench.figures import figures, pipeline_figures, verifier_figures
 from ops.bench.job import ClientTls, Job
 from ops.bench.loads import BATCH_CONNECTIONS, BATCH_LINES, SINGLE_CONNECTIONS, STEADY_RATE, TENANTS, Loads
 from ops.bench.processes import answered, resident_mib, spared_core
@@ -27,6 +27,7 @@ from ops.bench.report import (
     Pipeline,
     Reference,
     Report,
+    Verifier,
     Workers,
 )
 from ops.bench.requests import AGENT_ID, Sender
@@ -48,6 +49,7 @@ class Part(StrEnum):
     WORKERS = "workers"
     PIPELINE = "pipeline"
     BACKLOG = "backlog"
+    VERIFIER = "verifier"
     REFERENCES = "references"
 
 
@@ -60,11 +62,13 @@ LONG_BACKLOG_TENANTS = 250
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is measured, how long each load lasts, and the size of the backlog, a multiple of BATCH_LINES."""
+    """What is measured, how long each load lasts, and the sizes: of the backlog, a multiple of BATCH_LINES, and of
+    the bundle that is verified."""
 
     parts: frozenset[Part]
     seconds: float
     backlog: int
+    entries: int
 
 
 class _OneEdge(NamedTuple):
@@ -90,6 +94,7 @@ async def run(plan: Plan, say: Say) -> Report:
             workers = await bench.two_edges(one.single_apart)
         backlog = await bench.long_backlog() if Part.BACKLOG in plan.parts else None
         bare, framework = await bench.reference_edges()
+        verified = await bench.verifier() if Part.VERIFIER in plan.parts else None
     return Report(
         version=version("frostgate"),
         python=platform.python_version(),
@@ -102,12 +107,14 @@ async def run(plan: Plan, say: Say) -> Report:
         workers=workers,
         pipeline=one.pipeline,
         backlog=backlog,
+        verifier=verified,
         bare=bare,
         framework=framework,
         accounts=bench.accounts,
         figures=[
             *figures(one.frostgate, bare, framework, one.connections, workers),
             *pipeline_figures(one.frostgate, one.pipeline, backlog),
+            *verifier_figures(verified),
         ],
     )
 
@@ -124,7 +131,7 @@ class _Bench:
 
     async def one_edge(self) -> _OneEdge:
         parts = self._plan.parts
-        if not parts - {Part.REFERENCES, Part.BACKLOG}:
+        if not parts - {Part.REFERENCES, Part.BACKLOG, Part.VERIFIER}:
             return _OneEdge(None, None, None, None, None, None)
         async with self._stack("one edge", TENANTS) as (running, session):
             frostgate = await self._loads(running, session) if Part.LOADS in parts else None
@@ -171,6 +178,10 @@ class _Bench:
         async with self._stack("two edges", TENANTS, ("--workers", "2")) as (_, session):
             two = await self._single_apart(session)
         return Workers(one=one, two=two, generator_apart=self._core is not None)
+
+    async def verifier(self) -> Verifier:
+        self._say(f"the offline verifier: a bundle of {self._plan.entries:,} entries, made and verified")
+        return await verifier.measure(self._home, self._plan.entries)
 
     async def reference_edges(self) -> tuple[Reference, Reference]:
         if Part.REFERENCES not in self._plan.parts:

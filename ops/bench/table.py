@@ -2,7 +2,18 @@
 
 from collections.abc import Iterator
 
-from ops.bench.report import Accounts, Checks, Connections, Edge, Figure, FrostGate, Pipeline, Reference, Report
+from ops.bench.report import (
+    Accounts,
+    Checks,
+    Connections,
+    Edge,
+    Figure,
+    FrostGate,
+    Pipeline,
+    Reference,
+    Report,
+    Verifier,
+)
 
 NOT_MEASURED = "not measured"
 _NAME = 37
@@ -11,14 +22,15 @@ _NAME = 37
 def table(report: Report) -> str:
     loads = [(name, edge) for name, edge in _loads(report) if edge is not None]
     sections = [
-        [_HEAD, *(_load_line(name, edge) for name, edge in loads)],
+        [_HEAD, *(_load_line(name, edge) for name, edge in loads)] if loads else [],
         list(_own_lines(report.frostgate, report.accounts)),
         [] if report.checks is None else list(_check_lines(report.checks, report.bare)),
         [] if report.connections is None else list(_connection_lines(report.connections)),
         [] if report.pipeline is None else list(_stage_lines(report.pipeline)),
+        [] if report.verifier is None or report.verifier.not_measured else list(_verifier_lines(report.verifier)),
         list(_figure_lines(report.figures)),
         [line for name, edge in loads for line in _other_answers(name, edge)],
-        [f"{NOT_MEASURED}: {one.not_measured}" for one in (report.bare, report.framework) if one.not_measured],
+        [f"{NOT_MEASURED}: {one.not_measured}" for one in _optional(report) if one.not_measured],
     ]
     return "\n\n".join("\n".join(section) for section in sections if section)
 
@@ -110,6 +122,18 @@ def _stage_lines(found: Pipeline) -> Iterator[str]:
             f"{one.stage:40}{one.events_per_s:>10,.0f}{one.worker_cpu_us:>9.0f}{one.nats_cpu_us:>9.0f}"
             f"{one.postgres_cpu_us:>10.0f}"
         )
+
+
+def _verifier_lines(found: Verifier) -> Iterator[str]:
+    yield (
+        f"a bundle of {found.entries:,} entries, {found.bundle_bytes / 2**20:,.0f} MiB, verified offline in "
+        f"{found.seconds:.1f} s: {found.entries_per_s:,.0f} entries/s"
+    )
+    yield f"CPU per entry: {found.cpu_us:.0f} us in two processes; {found.peak_mib:.0f} MiB the larger of them"
+
+
+def _optional(report: Report) -> list[Reference | Verifier]:
+    return [report.bare, report.framework, *([] if report.verifier is None else [report.verifier])]
 
 
 def _figure_lines(found: list[Figure]) -> Iterator[str]:

@@ -21,6 +21,7 @@ ROTATION_TYPE = "application/vnd.frostgate.key-rotation+json"
 MANIFEST_TYPE = "application/vnd.in-toto+json"
 BEGIN_S = 1_767_225_600
 """2026-01-01T00:00:00Z: the first entry's `ingest_ts`; each further one comes a second later."""
+REQUEST_ID, TRACE_ID = 'say "é"\n', "0199d7a0-0000-7000-8000-000000000000"
 KEY_BEGIN, LONG_AGO, LONG_PAST = "2025-06-01T00:00:00.000Z", "2024-01-01T00:00:00.000Z", "2025-01-01T00:00:00.000Z"
 
 
@@ -173,12 +174,16 @@ def spans(seq: int) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Chain:
-    """A tenant's chain: the entries' bytes, their hashes and their artifacts."""
+    """A tenant's chain: the entries' bytes, their hashes and their artifacts.
+
+    A plain one has no text that JSON writes with a backslash or beyond ASCII, as most chains.
+    """
 
     tenant_id: str
     entries: tuple[bytes, ...] = ()
     hashes: tuple[bytes, ...] = ()
     artifacts: tuple[bytes, ...] = ()
+    plain: bool = field(default=False, kw_only=True)
 
     @property
     def prev_hash(self) -> str:
@@ -188,17 +193,48 @@ class Chain:
     def grown(self, note: str = "", **changes: str) -> "Chain":
         """One entry more; `changes` are what it says instead."""
         seq = len(self.entries) + 1
-        record: dict[str, Any] = {"event_id": f"e-{seq}", "note": note, "tenant_id": self.tenant_id, "v": 2}
-        if spans(seq):
-            record["spans"] = spans(seq)
-        artifact = canonical(record)
+        artifact = canonical(record_of(self.tenant_id, seq, note))
         entry = canonical({**entry_of(self.tenant_id, seq, self.prev_hash, artifact), **changes})
+        if self.plain:
+            artifact = plainly(artifact)
+            bound = {"artifact_bytes": len(artifact), "artifact_sha256": sha256(artifact).hex()}
+            entry = canonical({**json.loads(plainly(entry)), **bound})
         return Chain(
             self.tenant_id,
             (*self.entries, entry),
             (*self.hashes, sha256(b"\x00" + entry)),
             (*self.artifacts, artifact),
+            plain=self.plain,
         )
+
+
+def plainly(text: bytes) -> bytes:
+    return text.replace("é".encode(), b"e").replace(rb"\"", b"'").replace(rb"\n", b".")
+
+
+def record_of(tenant_id: str, seq: int, note: str) -> dict[str, Any]:
+    """What was decided, and a note that is in no record but makes this one another."""
+    record: dict[str, Any] = {
+        "agent_id": "a",
+        "config_hash": "c" * 64,
+        "contributions": [{"feature": "f", "points": 5}],
+        "decided_at": moment(seq + 1),
+        "event_id": f"e-{seq}",
+        "features": {"f": True, "word": "é"},
+        "ingest_ts": moment(seq),
+        "note": note,
+        "policy_code": "POLICY_DENY",
+        "policy_hash": "p" * 64,
+        "policy_reasons": ["first", 'say "no"'],
+        "request_id": REQUEST_ID,
+        "score": 5,
+        "source": "s",
+        "tenant_id": tenant_id,
+        "trace_id": TRACE_ID,
+        "v": 2,
+        "verdict": "deny",
+    }
+    return {**record, "spans": spans(seq)} if spans(seq) else record
 
 
 def entry_of(tenant_id: str, seq: int, prev_hash: str, artifact: bytes) -> dict[str, Any]:
@@ -213,16 +249,16 @@ def entry_of(tenant_id: str, seq: int, prev_hash: str, artifact: bytes) -> dict[
         "kind": "decision",
         "policy_hash": "p" * 64,
         "prev_hash": prev_hash,
-        "request_id": 'say "é"\n',
+        "request_id": REQUEST_ID,
         "seq": seq,
         "tenant_id": tenant_id,
-        "trace_id": "0199d7a0-0000-7000-8000-000000000000",
+        "trace_id": TRACE_ID,
         "v": 1,
     }
 
 
-def chain_of(tenant_id: str, count: int, note: str = "") -> Chain:
-    chain = Chain(tenant_id)
+def chain_of(tenant_id: str, count: int, note: str = "", *, plain: bool = False) -> Chain:
+    chain = Chain(tenant_id, plain=plain)
     for _ in range(count):
         chain = chain.grown(note)
     return chain
@@ -420,10 +456,16 @@ def archive(members: dict[str, bytes]) -> bytes:
 
 
 def recipe(
-    tenant_id: str = "acme", count: int = 12, *, sizes: Sequence[int] = (), others: Sequence[Chain] = (), note: str = ""
+    tenant_id: str = "acme",
+    count: int = 12,
+    *,
+    sizes: Sequence[int] = (),
+    others: Sequence[Chain] = (),
+    note: str = "",
+    plain: bool = False,
 ) -> Recipe:
     """A bundle of a whole chain with checkpoints of these sizes and of all of it, countersigned."""
-    chain = chain_of(tenant_id, count, note)
+    chain = chain_of(tenant_id, count, note, plain=plain)
     every = sorted({*sizes, count})
     rounds = rounds_of(chain, others, every)
     lines = tuple(checkpoint_line(this, leaf_of(chain, size)) for this, size in zip(rounds, every, strict=True))

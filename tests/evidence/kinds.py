@@ -1,12 +1,20 @@
-"""Every kind of change with its weight, and the two that only who knows something from elsewhere can find."""
+"""Every kind of change with its weight, and those kinds that look right at first sight.
 
+Of two, only who knows something from elsewhere can tell.
+"""
+
+import base64
+import json
 import random
 from collections.abc import Callable
 
 from tests.evidence import bundle_maker as make
 from tests.evidence.mutations import (
+    BAD_SIGNATURE,
+    BLOCK,
     COUNT,
     FORKED,
+    MALFORMED,
     OK,
     TAMPERED,
     UNKNOWN_KEY,
@@ -79,6 +87,60 @@ def _backdated(sample: Sample, ends_s: float) -> make.Chain:
     return chain
 
 
+def edit_last(choose: random.Random, sample: Sample) -> Mutation:
+    """The last entry and its artifact fit each other and the entry before, and only the manifest knows of others."""
+    recipe = sample.recipe
+    entries, artifacts = (sample.members[name].splitlines() for name in ("entries.jsonl", "artifacts.jsonl"))
+    artifact = choose.choice(
+        (
+            make.canonical(make.record_of("acme", recipe.last, f"another {choose.random()}")),
+            b'{"spans":[{"end_us":%d}]}' % choose.randrange(100),
+            b'{"spans":' + choose.randbytes(9).hex().encode() + b"}",
+            choose.randbytes(30).hex().encode(),
+        )
+    )
+    changed = {"artifact_bytes": len(artifact), "artifact_sha256": make.sha256(artifact).hex()}
+    entries[-1], artifacts[-1] = make.canonical({**json.loads(entries[-1]), **changed}), artifact
+    members = {"entries.jsonl": make.joined(entries), "artifacts.jsonl": make.joined(artifacts)}
+    tar = make.archive({**sample.members, **members})
+    return Mutation("edit the last entry", tar, frozenset({TAMPERED}), frozenset({recipe.last}))
+
+
+def lengthen(choose: random.Random, sample: Sample) -> Mutation:
+    """A line or a document longer than any of its kind."""
+    name = choose.choice([name for name in sample.members if name != "checkpoints.jsonl"])
+    data, size = sample.members[name], 4_300_000 if name.endswith(".jsonl") else 1_100_000
+    at = choose.randrange(len(data) - 1)
+    status = BAD_SIGNATURE if name in ("keyring.json", "manifest.json") else TAMPERED
+    tar = make.archive({**sample.members, name: data[:at] + b"x" * size + data[at:]})
+    return Mutation(f"lengthen {name}", tar, frozenset({status}))
+
+
+def sign_more(choose: random.Random, sample: Sample) -> Mutation:
+    """One signature more on an envelope: one of its own again, a stranger's, or any number of them."""
+    name = choose.choice(("keyring.json", "manifest.json"))
+    value = json.loads(sample.members[name])
+    own, strange = value["signatures"][0], {"keyid": make.STRANGER.key_id, "sig": base64.b64encode(bytes(64)).decode()}
+    more = [choose.choice((own, strange))] * choose.choice((1, 1, 2, 500))
+    value["signatures"] = choose.choice(([own, *more], [*more, own], []))
+    tar = make.archive({**sample.members, name: make.canonical(value)})
+    return Mutation(f"sign {name} more", tar, frozenset({BAD_SIGNATURE}))
+
+
+def fill_header(choose: random.Random, sample: Sample) -> Mutation:
+    """Something in a place of a header that nobody reads, and its sum made to fit."""
+    starts = [0]
+    for data in list(sample.members.values())[:-1]:
+        starts.append(starts[-1] + BLOCK + len(data) + -len(data) % BLOCK)
+    start = choose.choice(starts)
+    header = bytearray(sample.tar[start : start + BLOCK])
+    header[choose.choice((*range(265, 345), *range(500, BLOCK)))] = choose.randrange(1, 256)
+    total = sum(header[:148]) + 8 * 32 + sum(header[156:])
+    header[148:156] = b"%06o\0 " % total
+    tar = sample.tar[:start] + bytes(header) + sample.tar[start + BLOCK :]
+    return Mutation("fill a header", tar, frozenset({MALFORMED}))
+
+
 KINDS: tuple[tuple[int, Callable[[random.Random, Sample], Mutation]], ...] = (
     (20, flip),
     (8, insert),
@@ -103,6 +165,10 @@ KINDS: tuple[tuple[int, Callable[[random.Random, Sample], Mutation]], ...] = (
     (2, stolen_key),
     (1, wear_a_name),
     (2, restyle),
+    (3, edit_last),
+    (1, lengthen),
+    (3, sign_more),
+    (3, fill_header),
     (1, nothing),
 )
 

@@ -4,6 +4,7 @@ import base64
 import json
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.evidence import bundle_maker as make
@@ -29,12 +30,14 @@ _DECISION = """
 INSERT INTO decisions (tenant_id, decision_id, event_id, trace_id, request_id, agent_id, source, verdict, policy_code,
     policy_reasons, policy_hash, config_hash, score, features, contributions, ingest_ts, decided_at, prev_hash,
     chain_hash)
-VALUES ($1, $2, $3, $4, $5, 'a', 's', 'allow', 'OK', '{}', $6, $7, 0, '{}', '[]', now(), now(), $8, $9)
+SELECT $1, $2, event_id, trace_id, request_id, agent_id, source, verdict, policy_code, policy_reasons, policy_hash,
+    config_hash, score, features, contributions, ingest_ts, decided_at, $3, $4
+FROM jsonb_populate_record(NULL::decisions, $5::jsonb)
 """
 _ARTIFACT = """
 INSERT INTO decision_evidence_artifacts (tenant_id, event_id, artifact_id, artifact_sha256, artifact_bytes, segment_id,
-    segment_offset, chain_seq, stored_at)
-VALUES ($1, $2, $3, $4, $5, 'segment', 0, $6, now())
+    trace_hash, segment_offset, chain_seq, stored_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now())
 """
 _ROUND = """
 INSERT INTO chain_checkpoints (partition, checkpoint_seq, tree_size, root_sha256, note, leaves, cosignature)
@@ -61,16 +64,24 @@ async def fill(connection: Any) -> None:
         await add_entries(connection, chain, 1)
         head = "INSERT INTO chain_heads (tenant_id, seq, chain_hash) VALUES ($1, $2, $3)"
         await connection.execute(head, chain.tenant_id, COUNT, chain.prev_hash)
-        leaf = make.leaf_of(chain, COUNT)
-        nodes = b"".join(bytes.fromhex(node) for _, node in make.subtrees(chain.hashes, 0, COUNT))
-        await connection.execute(
-            _FRONTIER, chain.tenant_id, COUNT, nodes, leaf["root"], leaf["name"], PARTITION, len(ROUNDS)
-        )
+        await add_frontier(connection, chain, len(ROUNDS))
     for this in ROUNDS:
-        note, witness = _split(this.note)
-        leaves = make.canonical(list(this.leaves)).decode()
-        row = (this.number, 1 + len(this.leaves), _root_of(note), note, leaves, witness)
-        await connection.execute(_ROUND, PARTITION, *row)
+        await add_round(connection, this)
+
+
+async def add_frontier(connection: Any, chain: make.Chain, number: int) -> None:
+    """The tree of all of a chain, whose leaf is in that round."""
+    size = len(chain.entries)
+    leaf = make.leaf_of(chain, size)
+    nodes = b"".join(bytes.fromhex(node) for _, node in make.subtrees(chain.hashes, 0, size))
+    await connection.execute(_FRONTIER, chain.tenant_id, size, nodes, leaf["root"], leaf["name"], PARTITION, number)
+
+
+async def add_round(connection: Any, this: make.Round) -> None:
+    note, witness = _split(this.note)
+    leaves = make.canonical(list(this.leaves)).decode()
+    row = (this.number, 1 + len(this.leaves), _root_of(note), note, leaves, witness)
+    await connection.execute(_ROUND, PARTITION, *row)
 
 
 async def add_entries(connection: Any, chain: make.Chain, first: int) -> None:
@@ -80,11 +91,87 @@ async def add_entries(connection: Any, chain: make.Chain, first: int) -> None:
         entry = json.loads(text)
         event_id, prev_hash = entry["event_id"], entry["prev_hash"]
         await connection.execute(_ENTRY_ROW, chain.tenant_id, seq, event_id, text, prev_hash, chain_hash)
-        copied = (entry["trace_id"], entry["request_id"], entry["policy_hash"], entry["config_hash"])
-        await connection.execute(_DECISION, chain.tenant_id, seq, event_id, *copied, prev_hash, chain_hash)
+        artifact = chain.artifacts[seq - 1]
+        await connection.execute(_DECISION, chain.tenant_id, seq, prev_hash, chain_hash, artifact.decode())
         sha256, size = entry["artifact_sha256"], entry["artifact_bytes"]
         name = f"{chain.tenant_id}/{entry['ingest_ts'][:10]}/{event_id}/{sha256}"
-        await connection.execute(_ARTIFACT, chain.tenant_id, event_id, name, sha256, size, seq)
+        spans = make.canonical(json.loads(artifact).get("spans", []))
+        place = (segment_of(chain), make.sha256(spans).hex(), len(_artifacts_before(chain, seq)), seq)
+        await connection.execute(_ARTIFACT, chain.tenant_id, event_id, name, sha256, size, *place)
+
+
+def segment_of(chain: make.Chain) -> str:
+    """The id of the one segment that all of a tenant's artifacts are in."""
+    return f"pro-2026-01-01-p{PARTITION:02d}-{make.sha256(chain.tenant_id.encode()).hex()[:32]}"
+
+
+def _artifacts_before(chain: make.Chain, seq: int) -> bytes:
+    """What stands in the segment before the artifact: the line with its signature, and the other artifacts."""
+    return b"{}\n" + make.joined(chain.artifacts[: seq - 1])
+
+
+def seal(worm: Path) -> list[Path]:
+    """Both tenants' segments in a WORM directory."""
+    files = []
+    for chain in (ACME, GLOBEX):
+        file = worm / f"segments/pro/2026-01-01/p{PARTITION:02d}" / f"{segment_of(chain)}.dsse"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(_artifacts_before(chain, COUNT + 1))
+        files.append(file)
+    return files
+
+
+def changed_segment(choose: random.Random, file: Path, whole: bytes) -> tuple[str, bytes, set[int]]:
+    """Whose segment it is, the segment with a change in or before an artifact, and the first entry it is found at."""
+    [chain] = [one for one in (ACME, GLOBEX) if file.stem == segment_of(one)]
+    seq = choose.randrange(1, COUNT + 1)
+    artifact, begin = chain.artifacts[seq - 1], len(_artifacts_before(chain, seq))
+    at, how = begin + choose.randrange(len(artifact)), choose.choice(("flip", "insert", "delete", "cut", "exchange"))
+    data = bytearray(whole)
+    if how == "flip":
+        data[at] ^= 1 << choose.randrange(8)
+    elif how == "insert":
+        data.insert(at, data[at] ^ 1)
+    elif how == "delete":
+        # A byte like the one after it is missing only where they are no longer alike.
+        data[at : at + 1] = b"" if data[at] != data[at + 1] else bytes([data[at] ^ 1])
+    elif how == "cut":
+        del data[at:]
+    else:
+        other = chain.artifacts[seq % COUNT]
+        data[begin : begin + len(artifact)] = other.ljust(len(artifact))[: len(artifact)]
+    return chain.tenant_id, bytes(data), {seq}
+
+
+class Grown:
+    """Two entries more for each tenant's chain of what `fill` wrote, and their round, as workers commit them."""
+
+    def __init__(self) -> None:
+        self.done = False
+
+    async def once(self, connection: Any) -> None:
+        """Grow, the first time this is called."""
+        if self.done:
+            return
+        self.done = True
+        async with connection.transaction():
+            chain = ACME.grown().grown()
+            await add_entries(connection, chain, COUNT + 1)
+            head = "UPDATE chain_heads SET seq = $2, chain_hash = $3 WHERE tenant_id = $1"
+            await connection.execute(head, chain.tenant_id, COUNT + 2, chain.prev_hash)
+            leaf = make.leaf_of(chain, COUNT + 2)
+            await add_round(connection, make.next_round(ROUNDS, (leaf,), PARTITION))
+            await connection.execute("DELETE FROM chain_frontiers WHERE tenant_id = $1", chain.tenant_id)
+            await add_frontier(connection, chain, len(ROUNDS) + 1)
+
+    async def undo(self, connection: Any) -> None:
+        async with connection.transaction():
+            await _forget(connection, COUNT + 1)
+            head = "UPDATE chain_heads SET seq = $2, chain_hash = $3 WHERE tenant_id = $1"
+            await connection.execute(head, "acme", COUNT, ACME.prev_hash)
+            await connection.execute("DELETE FROM chain_checkpoints WHERE checkpoint_seq > $1", len(ROUNDS))
+            await connection.execute("DELETE FROM chain_frontiers WHERE tenant_id = 'acme'")
+            await add_frontier(connection, ACME, len(ROUNDS))
 
 
 class Damage(NamedTuple):
@@ -219,6 +306,7 @@ async def damage_copies(connection: Any, choose: random.Random) -> Damage:
         ),
         decision % "event_id = 'other'",
         decision % "trace_id = 'other'",
+        decision % "ingest_ts = ingest_ts + interval '1 ms'",
         decision % "decision_id = 100 + decision_id",
         "DELETE FROM decisions WHERE tenant_id = 'acme' AND decision_id = $seq",
         artifact % "artifact_sha256 = repeat('0', 64)",
@@ -229,6 +317,21 @@ async def damage_copies(connection: Any, choose: random.Random) -> Damage:
         artifact % "chain_seq = 100 + chain_seq",
     ]
     return await _one_of(connection, choose, [(change, TAMPERED) for change in changes])
+
+
+async def damage_decisions(connection: Any, choose: random.Random) -> Damage:
+    """What was decided, of which no entry holds a copy: only the artifact says it too."""
+    changes = (
+        "verdict = 'allow'", "policy_code = 'POLICY_ALLOW'", "policy_reasons = '{}'",
+        "policy_reasons = ARRAY['first,say \"no\"']", "score = score + 1", "features = features || '{\"f\": 1}'",
+        "features = '{}'", "contributions = '[]'", "agent_id = 'other'", "source = 'other'",
+        "decided_at = decided_at - interval '1 ms'",
+    )  # fmt: skip
+    decision = "UPDATE decisions SET %s WHERE tenant_id = 'acme' AND decision_id = $seq"
+    artifact = "UPDATE decision_evidence_artifacts SET %s WHERE tenant_id = 'acme' AND chain_seq = $seq"
+    places = ("trace_hash = repeat('0', 64)", "segment_offset = segment_offset + 1", "segment_id = 'other'")
+    cases = [*(decision % change for change in changes), *(artifact % change for change in places)]
+    return await _one_of(connection, choose, [(change, TAMPERED) for change in cases])
 
 
 _COSIGNATURE_OF_ANOTHER = """
@@ -277,5 +380,5 @@ async def damage_rounds(connection: Any, choose: random.Random) -> Damage:
 
 ROW_KINDS: tuple[Kind, ...] = (
     edit_entry, break_entry, edit_column, delete_entry, cut_history, rewrite_history, fork, swap_entries, splice,
-    damage_head, damage_copies,
+    damage_head, damage_copies, damage_decisions,
 )  # fmt: skip

@@ -52,10 +52,12 @@ def _others() -> tuple[make.Chain, ...]:
 
 @lru_cache
 def samples() -> tuple[Sample, ...]:
-    """A whole chain, one without traces, and a part of a longer one."""
-    whole = make.recipe("acme", COUNT, sizes=SIZES, others=_others())
-    part = whole.but(first_seq=4, last_seq=9, checkpoints=whole.checkpoints)
-    return tuple(Sample(one, one.members(), one.tar()) for one in (whole, whole.but(include_trace=False), part))
+    """A whole chain, one without traces, and a part of a longer one; and the same of a plain one."""
+    found = []
+    for plain in (False, True):
+        whole = make.recipe("acme", COUNT, sizes=SIZES, others=_others(), plain=plain)
+        found += [whole, whole.but(include_trace=False), whole.but(first_seq=4, last_seq=9)]
+    return tuple(Sample(one, one.members(), one.tar()) for one in found)
 
 
 @lru_cache
@@ -158,12 +160,13 @@ def exchange(choose: random.Random, sample: Sample) -> Mutation:
     other = choose.choice([one for one in (*foreign(), *samples()) if name in one.members])
     data = other.members[name]
     mutation = _replaced("exchange", sample, name, data)
-    if name != "manifest.json" or data == sample.members[name]:
+    if name not in ("entries.jsonl", "manifest.json") or data == sample.members[name]:
         return mutation
-    # A manifest that knows more entries than there are is a truncation; one that knows fewer, or others, is not.
+    # Fewer entries than the manifest knows are a truncation, whichever of the two is another's.
     mine, theirs = sample.recipe, other.recipe
     same = mine.chain.tenant_id == theirs.chain.tenant_id and mine.first_seq == theirs.first_seq
-    return mutation._replace(statuses=frozenset({TRUNCATED if same and theirs.last > mine.last else TAMPERED}))
+    fewer = theirs.last > mine.last if name == "manifest.json" else theirs.last < mine.last
+    return mutation._replace(statuses=frozenset({TRUNCATED if same and fewer else TAMPERED}))
 
 
 # --- What an outsider can do to the archive ---

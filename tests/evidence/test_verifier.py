@@ -168,6 +168,57 @@ def test_an_entry_has_one_form() -> None:
     assert [other for other in others[:1] + others[2:] if verifier.entry_in(other) is not None] == []
 
 
+def taken_at_once(*lines: bytes, last_seq: int = 9) -> bool:
+    return verifier.Chain("acme", 1, verifier.Tree()).take_all(lines, last_seq) is not None
+
+
+def test_entries_are_taken_at_once_only_where_each_of_them_would_be(seed: str) -> None:
+    choose, lines = random.Random(seed), make.chain_of("acme", 5, plain=True).entries
+    assert taken_at_once(*lines)
+    assert not taken_at_once(*lines, last_seq=4)
+    assert not taken_at_once(*lines[1:])
+    assert not taken_at_once(*lines, lines[-1])
+    for number in range(3_000):
+        changed = list(lines)
+        at = choose.randrange(len(lines))
+        data = bytearray(changed[at])
+        place, how = choose.randrange(len(data)), choose.randrange(4)
+        if how == 0:
+            data[place] ^= 1 << choose.randrange(8)
+        elif how == 1:
+            data.insert(place, choose.randrange(256))
+        elif how == 2:
+            del data[place : place + choose.randrange(1, 9)]
+        else:
+            data[place:place] = choose.choice((b"\n", b'"', b'",', b"\n{", rb"\u0061"))
+        changed[at] = bytes(data)
+        if b"\n" in changed[at]:
+            changed[at : at + 1] = changed[at].split(b"\n")
+        chain = verifier.Chain("acme", 1, verifier.Tree())
+        try:
+            for line in changed:
+                chain.take(line)
+            chain.end()
+        except verifier.FaultError:
+            assert not taken_at_once(*changed), (seed, number)
+        else:
+            # Of the last entry nothing but its form is known yet.
+            assert at == len(lines) - 1, (seed, number)
+
+
+def test_entries_taken_at_once_make_the_same_tree() -> None:
+    made = make.chain_of("acme", 40, plain=True)
+    lines, hashes = made.entries, made.hashes
+    one_by_one, at_once = (verifier.Chain("acme", 1, verifier.Tree()) for _ in range(2))
+    for first, end in ((0, 1), (1, 4), (4, 11), (11, 12), (12, 40)):
+        for line in lines[first:end]:
+            one_by_one.take(line)
+        bound = verifier.Bound.of([verifier.entry_in(line) for line in lines[first:end]])
+        assert [*at_once.take_all(lines[first:end], 40)] == [tuple(column) for column in bound]
+        assert at_once.tree.root() == one_by_one.tree.root() == make.tree_root(hashes[:end])
+        assert (at_once.seq, at_once.heads, at_once.newest) == (one_by_one.seq, one_by_one.heads, one_by_one.newest)
+
+
 def test_without_the_root_the_verdict_says_so(bundle: Path, root: str) -> None:
     alone, pinned = run(bundle), run(bundle, "--root", root)
     assert (alone.returncode, pinned.returncode) == (0, 0)
@@ -289,6 +340,8 @@ def test_no_misuse_has_the_status_of_a_verdict(tmp_path: Path, bundle: Path) -> 
         (bundle, "--tenant", "a"),
         (bundle, "--tenant-key", "ab"),
         ("--dsn", "postgres://x", "--tenant-key", "0" * 64),
+        ("--dsn", "postgres://x", "--root", "0" * 64),
+        (bundle, "--worm", "x"),
         ("--no",),
     ):
         answer = run(*words)
@@ -342,3 +395,41 @@ def test_a_witness_outside_of_its_time_has_seen_nothing(verify: Verify) -> None:
 def test_the_script_is_one_that_can_be_run() -> None:
     assert os.access(SCRIPT, os.X_OK)
     assert SCRIPT.read_text().startswith("#!/usr/bin/env python3\n")
+
+
+def _record(choose: random.Random) -> bytes:
+    """A record with spans, or what looks like them, in it, before it and after it."""
+    words = ("", "", "", "", "", "}]", "]", "{", '","spans":[{', '"', '"}]', "\\", '}],"t":"')
+    begin = choose.choice((1, 10**14, 10**15, 10**15, 10**15, 9 * 10**15, 10**16))
+
+    def spans() -> list[dict[str, object]]:
+        span = {"parent_span_id": "", "span_id": ""}
+        starts = [begin + at for at in range(choose.randrange(4))]
+        return [
+            {**span, "name": choose.choice(words), "start_us": at, "end_us": at + choose.randrange(99)} for at in starts
+        ]
+
+    def value() -> object:
+        nested = {"b": choose.choice(words), "spans": spans(), "t": choose.choice(words)}
+        kept = {name: nested[name] for name in nested if choose.random() < 0.6}
+        return choose.choice((choose.choice(words), choose.randrange(99), kept, [kept], spans(), [], {}))
+
+    record = {name: value() for name in choose.sample(("a", "b", "t", "v"), choose.randrange(4))}
+    return make.canonical({**record, "spans": spans()} if choose.random() < 0.7 else record)
+
+
+def test_spans_are_cut_out_only_where_they_are_those_that_a_parser_finds(seed: str) -> None:
+    choose, cut = random.Random(seed), 0
+    for number in range(10_000):
+        artifacts = [_record(choose) for _ in range(choose.randrange(1, 3))]
+        bound = verifier.Bound(*([b"%d" % at for at in range(len(artifacts))] for _ in range(5)))
+        at_once, one_by_one = verifier.Spans(), verifier.Spans()
+        lines = at_once.take_all(bound, artifacts)
+        if lines is None:
+            assert (at_once.count, at_once.first, at_once.last) == (0, None, None)
+            continue
+        cut += 1
+        parsed = [one_by_one.take(bound.part(at, at + 1), artifact) for at, artifact in enumerate(artifacts)]
+        assert lines == parsed, (seed, number)
+        assert at_once.bundle() == one_by_one.bundle(), (seed, number)
+    assert cut > 200

@@ -17,6 +17,8 @@ from ops.bench.report import Edge, Report
 from ops.bench.requests import Sender
 
 BACKLOG = 300
+ENTRIES = 60_000
+"""Of the bundle that is verified: large enough to be read by two processes."""
 
 
 class Ran(NamedTuple):
@@ -34,7 +36,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     done = subprocess.run(
         [
             *(sys.executable, "-P", "-c", "from frostgate import main; main()", "bench"),
-            *("--seconds", "0.3", "--backlog", str(BACKLOG), "--json", json_file),
+            *("--seconds", "0.3", "--backlog", str(BACKLOG), "--entries", str(ENTRIES), "--json", json_file),
         ],
         env={**os.environ, "TMPDIR": str(temporary), "FG_ENV": "prod"},
         capture_output=True,
@@ -102,6 +104,16 @@ def test_each_stage_has_its_cost_and_the_worker_its_latencies(ran: Ran) -> None:
     assert pipeline.database_write_p95_ms is not None
 
 
+def test_a_bundle_was_verified_offline(ran: Ran) -> None:
+    found = ran.report.verifier
+    assert found is not None
+    assert (found.entries, found.not_measured) == (ENTRIES, "")
+    assert found.bundle_bytes > 1_500 * ENTRIES
+    assert min(found.seconds, found.entries_per_s, found.cpu_us, found.peak_mib) > 0
+    assert f"a bundle of {ENTRIES:,} entries" in ran.table
+    assert f"(measured with {ENTRIES:,} entries)" in ran.table
+
+
 def test_every_accepted_event_was_decided(ran: Ran) -> None:
     assert list(ran.report.accounts) == ["one edge", "mTLS", "two edges"]
     for accounts in ran.report.accounts.values():
@@ -112,7 +124,7 @@ def test_every_accepted_event_was_decided(ran: Ran) -> None:
 
 def test_every_target_is_printed_with_what_was_found(ran: Ran) -> None:
     held_to = [figure for figure in ran.report.figures if figure.at_least or figure.at_most]
-    assert len(held_to) == 11
+    assert len(held_to) == 13
     for figure in held_to:
         assert (figure.met is None) is (figure.value is None)
         assert figure.name in ran.table

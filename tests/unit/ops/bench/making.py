@@ -2,7 +2,7 @@
 
 import msgspec
 
-from ops.bench.figures import figures, pipeline_figures
+from ops.bench.figures import figures, pipeline_figures, verifier_figures
 from ops.bench.job import Result
 from ops.bench.report import (
     Accounts,
@@ -16,6 +16,7 @@ from ops.bench.report import (
     Reference,
     Report,
     StageCost,
+    Verifier,
     Workers,
     edge_figures,
 )
@@ -128,6 +129,7 @@ def report(
     workers: Workers | None = None,
     pipeline: Pipeline | None = None,
     backlog: Backlog | None = None,
+    verifier: Verifier | None = None,
     accounts: Accounts = ACCOUNTS,
 ) -> Report:
     bare, framework = bare or Reference(), framework or Reference()
@@ -143,8 +145,13 @@ def report(
         workers=workers,
         pipeline=pipeline,
         backlog=backlog,
+        verifier=verifier,
         bare=bare,
         framework=framework,
         accounts={"one edge": accounts},
-        figures=[*figures(ours, bare, framework, held, workers), *pipeline_figures(ours, pipeline, backlog)],
+        figures=[
+            *figures(ours, bare, framework, held, workers),
+            *pipeline_figures(ours, pipeline, backlog),
+            *verifier_figures(verifier),
+        ],
     )
