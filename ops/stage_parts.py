@@ -4,7 +4,7 @@ import asyncio
 import functools
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ops.settings import Settings
@@ -72,10 +72,10 @@ class StageParts:
         self._lanes.setdefault(stage.name, []).append(work)
         return Runner(work, self.budgets[stage.name], self._guards[stage.name])
 
-    def retries(self, retried: Mapping[str, Stage]) -> Runner:
-        """The runner of the retry lane, for these stages by name."""
+    def retries(self, retried: Mapping[str, Stage], settled: Callable[[int], None]) -> Runner:
+        """The runner of the retry lane, for these stages by name. `settled` is told what of the lane was settled."""
         budget = self.budgets[RetryDesk.name]
-        settler = LaneSettler(self._jetstream, self._tools.retry, budget.backoff_ms[0])
+        settler = LaneSettler(self._jetstream, self._tools.retry, budget.backoff_ms[0], settled)
         tools = replace(self._tools, broker=settler)
         works = {
             name: StageWork(Impatient(stage), self.budgets[name], self._guards[name], tools, keep_settled)

@@ -36,13 +36,13 @@ WHERE a.stage = $3 ORDER BY a.tenant_id, a.event_id FOR UPDATE OF a
 """
 _GIVE_BACK = """
 WITH event AS (
-    SELECT * FROM unnest($1::text[], $2::text[]) AS e (tenant_id, event_id)
+    SELECT * FROM unnest($1::text[], $2::text[], $4::integer[]) AS e (tenant_id, event_id, counted)
 ), counted_once AS (
     DELETE FROM attempts AS a USING event AS e
-    WHERE (a.tenant_id, a.event_id, a.stage) = (e.tenant_id, e.event_id, $3) AND a.attempt = 1
+    WHERE (a.tenant_id, a.event_id, a.stage) = (e.tenant_id, e.event_id, $3) AND a.attempt = e.counted AND a.attempt = 1
 )
 UPDATE attempts AS a SET attempt = a.attempt - 1 FROM event AS e
-WHERE (a.tenant_id, a.event_id, a.stage) = (e.tenant_id, e.event_id, $3) AND a.attempt > 1
+WHERE (a.tenant_id, a.event_id, a.stage) = (e.tenant_id, e.event_id, $3) AND a.attempt = e.counted AND a.attempt > 1
 """
 _FORGET = """
 DELETE FROM attempts AS a USING unnest($1::text[], $2::text[]) AS e (tenant_id, event_id)
@@ -88,16 +88,17 @@ class Attempts:
         begun = {(row["tenant_id"], row["event_id"]): row["attempt"] for row in rows}
         return [begun[event] for event in stored]
 
-    async def give_back(self, stage: str, events: Sequence[Identity]) -> None:
-        """Take one attempt off each event that has any; one named twice gets one. Those it had before stay counted.
+    async def give_back(self, stage: str, events: Sequence[Identity], counted: Sequence[int]) -> None:
+        """Take the attempt with the number `counted` off each event whose latest it is; those before it stay.
 
-        Raises NoAnswer: it may or may not have been taken off.
+        Raises NoAnswer: it may or may not have been taken off. Giving back again takes off nothing more.
         """
         stored = [_storable(event) for event in events]
+        latest = dict(sorted(zip(stored, counted, strict=True)))
         async with self._pool.tenant_transaction(_tenants(stored)) as connection:
             columns = _columns(stored)
             await connection.execute(_HOLD, *columns, stage)
-            await connection.execute(_GIVE_BACK, *columns, stage)
+            await connection.execute(_GIVE_BACK, *columns, stage, list(latest.values()))
 
     async def forget(self, stage: str, events: Sequence[Identity]) -> None:
         """The events are through: their next failure is their first. Raises NoAnswer."""

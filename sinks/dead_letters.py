@@ -28,6 +28,7 @@ SEQ_MAX = 2**63 - 1
 # `retry_count` is the attempts the event's own failures were given, and one for each later message of the event
 # that ended for the same reason without any. A letter delivered again changes nothing, nor does a second letter of the
 # same message. Which of two deaths is the later one only FG_DLQ can say: the messages may lie in different streams.
+# The acceptance is the latest of which a letter speaks, for every earlier one of the event has ended with it.
 _UPSERT = """
 INSERT INTO ingest_dlq AS old (
     tenant_id, event_id, reason_code, trace_id, stage, stream, seq, payload_json, first_seen_at, last_seen_at,
@@ -48,7 +49,11 @@ FROM unnest(
 ON CONFLICT (tenant_id, event_id, reason_code) DO UPDATE SET
     retry_count = old.retry_count + greatest(1, EXCLUDED.retry_count),
     stage = EXCLUDED.stage, stream = EXCLUDED.stream, seq = EXCLUDED.seq, letter_seq = EXCLUDED.letter_seq,
-    accepted_stream = EXCLUDED.accepted_stream, accepted_seq = EXCLUDED.accepted_seq,
+    accepted_stream = coalesce(EXCLUDED.accepted_stream, old.accepted_stream),
+    accepted_seq = CASE
+        WHEN EXCLUDED.accepted_stream <> old.accepted_stream THEN EXCLUDED.accepted_seq
+        ELSE greatest(EXCLUDED.accepted_seq, old.accepted_seq)
+    END,
     last_seen_at = greatest(old.last_seen_at, EXCLUDED.last_seen_at)
 WHERE EXCLUDED.letter_seq > coalesce(old.letter_seq, 0) AND (EXCLUDED.stream, EXCLUDED.seq) <> (old.stream, old.seq)
 RETURNING tenant_id, event_id, reason_code, xmax = 0 AS new

@@ -1,10 +1,11 @@
 """Bringing the database to this program's schema: roles, then the numbered migrations, forward only."""
 
 import hashlib
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import asyncpg
 
@@ -16,16 +17,26 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 ROLES = MIGRATIONS / "roles.sql"
 LOGIN_ROLES = ("fg_edge", "fg_worker", "fg_admin")
 CONNECT_TIMEOUT_S = 10.0
+TRIES_MAX = 5
+"""How often a step is tried that a worker's locks held up: which tables a transaction holds is its own affair."""
 LOCK_KEY = 0x46474D4947524154
 """Advisory lock: one migration at a time in this database."""
 
+_HELD_UP = frozenset({"40P01", "55P03"})
 _WITH_VERIFIER = "SELECT format('ALTER ROLE %I PASSWORD %L', $1::text, $2::text)"
 _APPLIED = "SELECT name, sha256 FROM schema_migrations"
 _NOTE = "INSERT INTO schema_migrations (name, sha256) VALUES ($1, $2)"
 
 
+T = TypeVar("T")
+
+
 class MigrationError(Exception):
     """The database cannot be brought to this program's schema; it is as it was before the step named."""
+
+
+class _HeldUpError(MigrationError):
+    """Somebody held a lock for too long, or waited for one of ours in turn. Nothing of the step took effect."""
 
 
 class Migration(NamedTuple):
@@ -43,8 +54,8 @@ async def migrate(admin_dsn: str, role_passwords: Mapping[str, str]) -> list[str
     """Apply what is missing and return its names; on return the schema is this program's.
 
     Also sets the login roles' passwords, those named in `role_passwords`. Two calls at once follow
-    each other. Raises MigrationError, NoAnswer(STORE_UNAVAILABLE), and ValueError for a password
-    or role that cannot be.
+    each other. Workers may run: a step that their locks hold up is tried TRIES_MAX times. Raises
+    MigrationError, NoAnswer(STORE_UNAVAILABLE), and ValueError for a password or role that cannot be.
     """
     if not set(role_passwords) <= set(LOGIN_ROLES):
         raise ValueError(f"passwords can be set for {', '.join(LOGIN_ROLES)}")
@@ -52,8 +63,8 @@ async def migrate(admin_dsn: str, role_passwords: Mapping[str, str]) -> list[str
     with translated():
         connection = await asyncpg.connect(admin_dsn, timeout=CONNECT_TIMEOUT_S, statement_cache_size=0)
         try:
-            await _prepare(connection, verifiers)
-            return [migration.name for migration in packaged() if await _apply(connection, migration)]
+            await _tried(partial(_prepare, connection, verifiers))
+            return [migration.name for migration in packaged() if await _tried(partial(_apply, connection, migration))]
         finally:
             await connection.close(timeout=CONNECT_TIMEOUT_S)
 
@@ -89,6 +100,14 @@ async def _apply(connection: Connection, migration: Migration) -> bool:
     return True
 
 
+async def _tried(step: Callable[[], Awaitable[T]]) -> T:
+    """The step's answer. Raises what it raises, where locks hold it up only the last time."""
+    for _ in range(TRIES_MAX - 1):
+        with suppress(_HeldUpError):
+            return await step()
+    return await step()
+
+
 @asynccontextmanager
 async def _step(connection: Connection, name: str) -> AsyncIterator[None]:
     """A transaction that no other migration of this database overlaps."""
@@ -99,4 +118,5 @@ async def _step(connection: Connection, name: str) -> AsyncIterator[None]:
             await connection.execute("SET LOCAL lock_timeout = '10s'")
             yield
     except DatabaseError as error:
-        raise MigrationError(f"{name}: {sentence_of(error)}") from None
+        kind = _HeldUpError if error.sqlstate in _HELD_UP else MigrationError
+        raise kind(f"{name}: {sentence_of(error)}") from None

@@ -31,7 +31,7 @@ FROM unnest(
 CROSS JOIN LATERAL (
     SELECT FROM ingest_dlq AS l
     WHERE l.tenant_id = a.tenant_id AND l.event_id = a.event_id
-        AND l.reason_code <> $1 AND l.accepted_stream = a.stream AND l.accepted_seq = a.seq LIMIT 1
+        AND l.reason_code <> $1 AND l.accepted_stream = a.stream AND l.accepted_seq >= a.seq LIMIT 1
 ) AS found
 """
 
@@ -60,7 +60,11 @@ async def decided_bodies(connection: Connection, events: Sequence[tuple[str, str
 
 
 async def dead(connection: Connection, accepted: Sequence[Acceptance]) -> set[Acceptance]:
-    """Those of them that ended dead. A conflict speaks of another message with the event's id, never of the event."""
+    """Those of them that ended dead: what was stored no later than the latest message of the event that did.
+
+    Of an event of which two messages exist one death is enough, whichever of them it came to. What was stored later
+    is accepted anew. A conflict speaks of another message with the event's id, never of the event.
+    """
     tenant_ids, event_ids, streams, seqs = zip(*accepted, strict=True)
     conflict = DeadReason.EVENT_ID_CONFLICT.value
     rows = await connection.fetch(_DEAD, conflict, column(tenant_ids), event_ids, streams, column(seqs))

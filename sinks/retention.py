@@ -173,8 +173,10 @@ class Retention:
         """On return the day's partition is gone; how many events each of those tenants had in it.
 
         Each has been told so among its operator actions, in the same commit. Two calls at once follow
-        each other. The database works out once more, by these rules' days and its own clock, that the day
-        is over, and refuses (UnexpectedAnswerError) when it is not.
+        each other, but the second waits for STATEMENT_TIMEOUT_MS at most: when the first takes longer,
+        the second raises NoAnswer, and what becomes of the day the first one says. The database works
+        out once more, by these rules' days and its own clock, that the day is over, and refuses
+        (UnexpectedAnswerError) when it is not.
         """
         dropped: dict[str, int] = {}
         async with self._pool.lent() as connection, connection.transaction():

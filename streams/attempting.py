@@ -135,6 +135,11 @@ class Blame:
         log.error("stage %s cannot get message %d of %s through", stage, delivery.seq, delivery.stream)
         self._overdue[_position(delivery)] = self._now_s()
 
+    def still_waits(self, delivery: Delivery) -> None:
+        """The delivery, should it be overdue, has come here and did not get through this time either."""
+        if _position(delivery) in self._overdue:
+            self._overdue[_position(delivery)] = self._now_s()
+
     def is_its_own(self, delivery: Delivery, got_through_then: int) -> bool:
         """Whether others got through since the delivery's first failure, at which so many were through.
 

@@ -29,6 +29,7 @@ ADVISORY_CONSUMER = "advisories"
 _AWAY = "the stage pauses and asks the dependency itself; no attempt is spent"
 _UNPROVEN = "parked 5 s until others get through; no attempt is spent"
 _SUSPECT = "suspect: attempt first, then run, in ever smaller company; at last Dead(retry_budget_exhausted)"
+_OWED = "by the longest wait until the window is over, then as at first"
 _EVENT_ERRORS: Mapping[str, str] = MappingProxyType(
     {
         "dependency away": _AWAY,
@@ -43,8 +44,8 @@ _EVENT_ERRORS: Mapping[str, str] = MappingProxyType(
 _EVIDENCE_ERRORS: Mapping[str, str] = MappingProxyType(
     {
         **_EVENT_ERRORS,
-        "no answer for this event alone": "attempt, then Later by the backoff, at last by its longest wait for ever",
-        "worker ended meanwhile": "suspect: attempt first, then run, in ever smaller company; at last the longest wait",
+        "no answer for this event alone": f"attempt, then Later by the backoff, at last {_OWED}",
+        "worker ended meanwhile": f"suspect: attempt first, then run, in ever smaller company; at last {_OWED}",
     }
 )
 _LETTER_ERRORS: Mapping[str, str] = MappingProxyType(

@@ -75,7 +75,7 @@ class LaneDepths:
         return {tenant_id: min(messages, unsettled) for tenant_id, messages in kept.items()}
 
     async def _retry(self, partition: int) -> Mapping[str, int]:
-        """Messages waiting to be tried again; what is settled has left their stream, so the count is exact."""
+        """Messages waiting to be tried again, and for about a second those that were."""
         try:
             return await self._kept(STREAM_RETRY, f"fg.*.{partition}.>")
         except ApiError as failure:

@@ -16,7 +16,7 @@ from schemas.subjects import ingest_stream
 from schemas.units import Clock, UnixMs, parse_rfc3339
 from streams.jetstream import ApiError, JetStream
 from streams.settings import StreamSettings
-from streams.topology import stream_drift
+from streams.topology import durability_drift
 
 log = logging.getLogger("streams")
 
@@ -118,7 +118,7 @@ class DurabilityWatch:
         reconnections = self._reconnections
         try:
             servers = await self._servers()
-            found = servers.findings + await stream_drift(self._jetstream, self._settings)
+            found = servers.findings + await durability_drift(self._jetstream, self._settings)
             unsettled_since_ms = await self._oldest_ms()
         except NoAnswer as failure:
             found = [f"no answer from the broker ({failure.code.value})"]

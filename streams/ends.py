@@ -61,8 +61,8 @@ class Ends:
         self._patience = patience
         self._settled = settled
         self._blame = tools.blame[budget.stage]
-        self._given_back: set[str] = set()
-        """Reply subjects of what is to be let go, its attempt given back already."""
+        self._kept_or_given: set[str] = set()
+        """Reply subjects of what is to be let go, its attempt given back already or found to be its own."""
 
     async def finish(self, batch: Sequence[Delivery], fates: Sequence[Fate], counted: Counted) -> None:
         """Settle every delivery by its fate. The dead are in FG_DLQ before anything is acknowledged."""
@@ -76,7 +76,7 @@ class Ends:
         if dead:
             await self._patience.insist(lambda: self._tools.graveyard.bury(self._stage, dead))
         later = [delivery for delivery, fate in zip(batch, fates, strict=True) if isinstance(fate, Later)]
-        await self._give_back_surely([delivery for delivery in later if delivery.reply in counted])
+        await self._give_back_surely([delivery for delivery in later if delivery.reply in counted], counted)
         await self._settle([(delivery, _verb(fate)) for delivery, fate in zip(batch, fates, strict=True)])
         for ending, count in Counter(map(type, fates)).items():
             self._tools.meter.add(STAGE_EVENTS, count, self._stage, ending.__name__.lower())
@@ -102,6 +102,7 @@ class Ends:
         stored = await self._patience.insist(lambda: schedule(self._stage, delivery, attempt, wait_ms))
         verb = ACK if stored else delayed(wait_ms)  # too large for the retry lane: it waits where it is
         await self._settle([(delivery, verb)])
+        self._blame.still_waits(delivery)
         self._patience.resume()
         self._tools.meter.add(RETRIES, 1, self._stage, code.value)
         self._tools.meter.add(STAGE_EVENTS, 1, self._stage, "later")
@@ -109,25 +110,35 @@ class Ends:
     async def park(self, delivery: Delivery, counted: Counted) -> None:
         """Let it wait where it is, unspent."""
         wait_ms = delay_ms(1, self._budget.backoff_ms, self._tools.chance())
-        await self._give_back_surely([delivery] if delivery.reply in counted else [])
+        await self._give_back_surely([delivery] if delivery.reply in counted else [], counted)
         await self._settle([(delivery, delayed(wait_ms))])
+        self._blame.still_waits(delivery)
         self._tools.meter.add(STAGE_EVENTS, 1, self._stage, "later")
 
-    async def give_back(self, deliveries: Sequence[Delivery]) -> None:
-        """Take off the attempt they were counted, or report that the database did not answer. Waits for nothing."""
+    def keep_attempt(self, delivery: Delivery) -> None:
+        """The attempt was the delivery's own failure: it stays counted, whatever becomes of the delivery."""
+        self._kept_or_given.add(delivery.reply)
+
+    async def give_back(self, deliveries: Sequence[Delivery], counted: Counted) -> None:
+        """Take off the attempt they were counted and have not failed, or report that the database did not answer.
+
+        Waits for nothing.
+        """
+        owed = [delivery for delivery in deliveries if delivery.reply not in self._kept_or_given]
         try:
-            await self._give_back([delivery for delivery in deliveries if delivery.reply not in self._given_back])
+            await self._give_back(owed, counted)
         except NoAnswer:
-            log.info("stage %s could not give %d attempts back", self._stage, len(deliveries))
+            log.info("stage %s could not give %d attempts back", self._stage, len(owed))
 
-    async def _give_back_surely(self, deliveries: Sequence[Delivery]) -> None:
+    async def _give_back_surely(self, deliveries: Sequence[Delivery], counted: Counted) -> None:
         """Before they are let go: what comes again must not find an attempt that was none."""
-        await self._patience.insist(lambda: self._give_back(deliveries))
-        self._given_back.update(delivery.reply for delivery in deliveries)
+        await self._patience.insist(lambda: self._give_back(deliveries, counted))
+        self._kept_or_given.update(delivery.reply for delivery in deliveries)
 
-    async def _give_back(self, deliveries: Sequence[Delivery]) -> None:
+    async def _give_back(self, deliveries: Sequence[Delivery], counted: Counted) -> None:
         if deliveries:
-            await self._tools.attempts.give_back(self._stage, [identity_of(delivery) for delivery in deliveries])
+            numbers = [counted[delivery.reply] for delivery in deliveries]
+            await self._tools.attempts.give_back(self._stage, list(map(identity_of, deliveries)), numbers)
 
     async def _forget(self, deliveries: Sequence[Delivery]) -> None:
         if not deliveries:
@@ -142,9 +153,9 @@ class Ends:
         if isinstance(fate, Dead) and fate.reason not in self._budget.buries:
             self._blame.note_overdue(self._stage, delivery)
             fate = Later(Code.STORE_UNAVAILABLE, LETTER_PARKED_MS)
-        elif self._guard.holds(fate):
+        elif self._guard.holds(delivery.reply, fate):
             fate = Later(Code.STORE_UNAVAILABLE, LETTER_PARKED_MS)
-        self._guard.ended([fate])
+        self._guard.ended(delivery.reply, fate)
         return fate
 
     async def _settle(self, verbs: Sequence[tuple[Delivery, bytes]]) -> None:
@@ -153,7 +164,7 @@ class Ends:
         self._settled(delivery for delivery, verb in verbs if verb == ACK)
         for delivery, _ in verbs:
             del self._patience.in_hand[delivery.reply]
-            self._given_back.discard(delivery.reply)
+            self._kept_or_given.discard(delivery.reply)
 
 
 def _verb(fate: Fate) -> bytes:

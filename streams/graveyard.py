@@ -65,7 +65,7 @@ def letter_of(stage: str, delivery: Delivery, reason: DeadReason, attempts: int 
     Raises ValueError only when the subject is none of ours, which the streams' subjects exclude.
     """
     tenant_id = tenant_of(delivery.subject)
-    known = _read(delivery)
+    known = _read(delivery.data, delivery.stream, delivery.seq)
     if known is not None and known.event.tenant_id != tenant_id:
         known = None
     return DeadLetter(
@@ -86,10 +86,27 @@ def letter_of(stage: str, delivery: Delivery, reason: DeadReason, attempts: int 
     )
 
 
-def _read(delivery: Delivery) -> _Accepted | None:
+def completed(letter: DeadLetter) -> DeadLetter:
+    """The letter, saying which acceptance of its event it speaks of, and of which body.
+
+    One of an earlier version does not, but holds the message that does. What cannot be read stays empty. Raises
+    ValueError when the message is no base64.
+    """
+    message = base64.b64decode(letter.message_base64)
+    if letter.accepted_stream:
+        return letter
+    known = _read(message, letter.stream, letter.seq)
+    if known is None or (known.event.tenant_id, known.event.event_id) != (letter.tenant_id, letter.event_id):
+        return letter
+    return msgspec.structs.replace(
+        letter, accepted_stream=known.stream, accepted_seq=known.seq, body_sha256=known.event.body_sha256
+    )
+
+
+def _read(data: bytes, stream: str, seq: int) -> _Accepted | None:
     with suppress(*_UNREADABLE):
-        return _Accepted(_accepted.decode(delivery.data), delivery.stream, delivery.seq)
+        return _Accepted(_accepted.decode(data), stream, seq)
     with suppress(*_UNREADABLE):
-        task = _task.decode(delivery.data)
+        task = _task.decode(data)
         return _Accepted(task.accepted, task.stream, task.seq)
     return None

@@ -31,8 +31,11 @@ class Attempts(Protocol):
     async def begin(self, stage: str, events: Sequence[Identity]) -> list[int]:
         """Count one more attempt for each event, committed on return; returns the number of each one's attempt."""
 
-    async def give_back(self, stage: str, events: Sequence[Identity]) -> None:
-        """Take one attempt off each event: what was counted was no failure of its own. Earlier ones stay counted."""
+    async def give_back(self, stage: str, events: Sequence[Identity], counted: Sequence[int]) -> None:
+        """Take the attempt with the number `counted` off each event whose latest it is: it was no failure of its own.
+
+        Earlier ones stay counted, also when asked again.
+        """
 
     async def forget(self, stage: str, events: Sequence[Identity]) -> None:
         """The events are through: their next failure is their first."""
@@ -67,9 +70,6 @@ class RetryLane(Protocol):
 
         False: it is too large to be, and nothing was stored. Raises NoAnswer; scheduling again stores nothing twice.
         """
-
-    async def remove(self, seq: int) -> None:
-        """On return the lane's message of this sequence is gone. Raises NoAnswer."""
 
 
 class EventKeys(Protocol):

@@ -18,7 +18,7 @@ from schemas.answers import NoAnswer, NotNow
 from schemas.codes import Code, DeadReason
 from schemas.envelope import RetryTask
 from schemas.fate import Dead, Fate, Later
-from schemas.subjects import STREAM_RETRY, lane, tenant_of
+from schemas.subjects import lane, tenant_of
 from schemas.units import Clock, UnixMs, format_rfc3339
 from streams.budgets import PARKED_MS
 from streams.delivery import ACK, Delivery, delayed, is_later
@@ -76,22 +76,20 @@ class ScheduledRetries:
             raise NoAnswer(Code.STREAM_UNAVAILABLE)
         return True
 
-    async def remove(self, seq: int) -> None:
-        await self._jetstream.delete_stored(STREAM_RETRY, seq)
-
 
 class LaneSettler:
     """Settles what is in hand at the desk: what is to come again is scheduled anew instead.
 
     Those that wait would otherwise fill the lane's window, and one tenant's or one stage's would hold
-    up the retries of all others. What is acknowledged has left the lane before: it is no work queue, so that
-    what somebody terminates in it is still there to be buried.
+    up the retries of all others.
     """
 
-    def __init__(self, broker: Settler, lane: RetryLane, wait_ms: int) -> None:
+    def __init__(self, broker: Settler, lane: RetryLane, wait_ms: int, settled: Callable[[int], None]) -> None:
+        """`settled` is told the sequences in the lane that were acknowledged, so that it can be swept behind them."""
         self._broker = broker
         self._lane = lane
         self._wait_ms = wait_ms
+        self._settled = settled
         self._in_hand: _InHand | None = None
 
     @property
@@ -104,18 +102,19 @@ class LaneSettler:
 
     async def settle(self, settlements: Iterable[tuple[str, bytes]]) -> None:
         """Raises NoAnswer; settling again schedules nothing twice."""
-        await self._broker.settle([(reply, await self._instead(reply, verb)) for reply, verb in settlements])
+        verbs = [(reply, await self._instead(reply, verb)) for reply, verb in settlements]
+        await self._broker.settle(verbs)
+        for reply, verb in verbs:
+            if verb == ACK and self._in_hand is not None and self._in_hand.delivery.reply == reply:
+                self._settled(self._in_hand.seq)
 
     async def _instead(self, reply: str, verb: bytes) -> bytes:
-        if self._in_hand is None or self._in_hand.delivery.reply != reply:
+        if not is_later(verb) or self._in_hand is None:
             return verb
-        seq, task, delivery = self._in_hand
-        if is_later(verb) and task is not None:
-            scheduled = await self._lane.schedule(task.stage, delivery, task.attempt, self._wait_ms)
-            verb = ACK if scheduled else verb
-        if verb == ACK:
-            await self._lane.remove(seq)
-        return verb
+        _, task, delivery = self._in_hand
+        if task is None or delivery.reply != reply:
+            return verb
+        return ACK if await self._lane.schedule(task.stage, delivery, task.attempt, self._wait_ms) else verb
 
 
 class _InHand(NamedTuple):

@@ -80,7 +80,7 @@ class Runner:
                 async with asyncio.timeout(IDLE_S):
                     await self.arrived.wait()
             except TimeoutError:
-                self._guard.taken(0)
+                self._guard.taken([])
                 return []
         if sum(len(inbox) for inbox in self._inboxes) < self._budget.batch_messages_max:
             await asyncio.sleep(self._budget.linger_ms / 1000)
@@ -93,5 +93,5 @@ class Runner:
         batch: list[Delivery] = []
         for inbox in self._inboxes:
             batch += inbox.take(min(share, messages_max - len(batch)))
-        self._guard.taken(len(batch))
+        self._guard.taken([delivery.reply for delivery in batch])
         return batch

@@ -2,7 +2,7 @@
 
 Then it takes nothing new and buries no more of what it has in hand, instead of emptying its stream
 into the dead-letter queue. Every minute one delivery is let through as a probe: the stage goes on
-once such a one is done, or when there is nothing left to probe with.
+once that very one is done, or when there is nothing left to probe with.
 """
 
 from collections import deque
@@ -36,7 +36,8 @@ class StormGuard:
         self._changed = changed
         self._dead: deque[bool] = deque(maxlen=ENDS_MAX)
         self._next_probe_s = 0.0
-        self._probing = False
+        self._probe: str | None = None
+        """The reply subject of the latest probe, until it has ended."""
         self.storm = False
 
     def room(self, wanted: int) -> int:
@@ -45,43 +46,43 @@ class StormGuard:
             return wanted
         return min(1, wanted) if self._now_s() >= self._next_probe_s else 0
 
-    def taken(self, count: int) -> None:
-        """So many deliveries were taken. 0: there was none to take."""
+    def taken(self, replies: Sequence[str]) -> None:
+        """The deliveries with these reply subjects were taken. Empty: there was none to take."""
         if not self.storm:
             return
-        if count:
-            self._probing = True
+        if replies:
+            self._probe = replies[0]  # there is room for one
             self._next_probe_s = self._now_s() + PROBE_S
         elif self._now_s() >= self._next_probe_s + UNTAKEN_S:
             self._turn(storm=False)
 
-    def ended(self, fates: Sequence[Fate]) -> None:
-        """Deliveries ended so. In a storm only the probe's end says anything: others were in hand before it."""
-        dead = [_counts_as_dead(fate) for fate in fates if not isinstance(fate, Later)]
-        if not dead:
+    def ended(self, reply: str, fate: Fate) -> None:
+        """The delivery ended so. In a storm only the probe's end says anything: others were in hand before it."""
+        if isinstance(fate, Later):
             return
+        dead = _counts_as_dead(fate)
         if not self.storm:
-            self._dead.extend(dead)
+            self._dead.append(dead)
             if len(self._dead) >= ENDS_MIN and sum(self._dead) >= self._ratio * len(self._dead):
                 self._dead.clear()
                 self._next_probe_s = self._now_s() + PROBE_S
                 self._turn(storm=True)
-        elif self._probing:
-            self._probing = False
-            if not any(dead):
+        elif reply == self._probe:
+            self._probe = None
+            if not dead:
                 self._turn(storm=False)
 
-    def holds(self, fate: Fate) -> bool:
+    def holds(self, reply: str, fate: Fate) -> bool:
         """Whether a delivery that is to end so is not buried, but waits for the storm's end.
 
-        What has had all its attempts is buried also then: it must not run again.
+        The probe does not, nor what has had all its attempts: it must not run again.
         """
         exhausted = isinstance(fate, Dead) and fate.reason is DeadReason.RETRY_BUDGET_EXHAUSTED
-        return self.storm and not self._probing and _counts_as_dead(fate) and not exhausted
+        return self.storm and reply != self._probe and _counts_as_dead(fate) and not exhausted
 
     def _turn(self, *, storm: bool) -> None:
         self.storm = storm
-        self._probing = False
+        self._probe = None
         self._changed(storm)
 
 

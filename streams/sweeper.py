@@ -12,6 +12,9 @@ also what a partition has settled up to its own consumer's ack floor, which no u
 it lies below (a purge with a filter: 20 to 35 us a message); and in the parked tenant's own
 partition, single messages this worker settled itself above the floor. So one full tenant does not
 fill its neighbours' caps.
+
+FG_RETRY is swept too, behind its one consumer: were it a work queue, what an operator terminates in it
+would be gone before it can be buried.
 """
 
 import asyncio
@@ -21,7 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from schemas.answers import NoAnswer
-from schemas.subjects import STREAM_ADVISORIES, consumer_name
+from schemas.subjects import STREAM_ADVISORIES, STREAM_RETRY, consumer_name
 from streams.budgets import ADVISORY_CONSUMER
 from streams.delivery import Delivery
 from streams.jetstream import ApiError, JetStream
@@ -34,6 +37,9 @@ SWEEP_S = 0.5
 HELD_BACK_SWEEPS = 30
 """Longer than a takeover: after a crash the floors stand still until the dead worker's messages come again."""
 SINGLE_DELETIONS_MAX = 200
+RETRY_CONSUMER = "retry"
+RETRY_SUBJECTS = "fg.rt.>"
+"""Where what is due is delivered from."""
 
 
 class _Floor(msgspec.Struct):
@@ -87,11 +93,11 @@ class QueueSweeper:
             await asyncio.sleep(SWEEP_S)
 
     async def _sweep(self) -> None:
-        if await self._terminated_unburied():
-            return
         floors, unsettled = await self._floors()
+        if await terminated_unburied(self._jetstream):  # asked last: the floors may have passed one just now
+            return
         if unsettled > 1 and unsettled - 1 != self._swept_to:  # lower only where the stream was made anew
-            await self._purge({"seq": unsettled})
+            await purge(self._jetstream, self._stream, {"seq": unsettled})
         self._swept_to = unsettled - 1
         for partition, settled in self._settled.items():
             settled -= {seq for seq in settled if seq <= self._swept_to}
@@ -102,12 +108,6 @@ class QueueSweeper:
             if sweeps >= HELD_BACK_SWEEPS:
                 await self._sweep_around(partition, floors[partition])
 
-    async def _terminated_unburied(self) -> bool:
-        """Whether a message was terminated and still waits in its queue to be buried: its floor has passed it."""
-        name = f"{STREAM_ADVISORIES}.{ADVISORY_CONSUMER}"
-        waiting = await self._jetstream.api(f"CONSUMER.INFO.{name}", None, _Waiting)
-        return waiting.num_pending + waiting.num_ack_pending > 0
-
     async def _floors(self) -> tuple[dict[int, int], int]:
         """Each partition's ack floor, and the sequence of the first message that any of them has not settled."""
         # Asked first: whatever a partition has up to this sequence is found by the questions that follow.
@@ -116,33 +116,76 @@ class QueueSweeper:
         floors: dict[int, int] = {}
         for partition in self._settled:
             name = consumer_name(self._stage, partition)
-            floors[partition] = await self._floor(name)
+            floors[partition] = await ack_floor(self._jetstream, self._stream, name)
             if floors[partition] + 1 < first:
                 found = await self._jetstream.next_stored(self._stream, floors[partition] + 1, self._subject(partition))
                 first = first if found is None else min(first, found.seq)
         return floors, first
 
-    async def _floor(self, consumer: str) -> int:
-        try:
-            info = await self._jetstream.api(f"CONSUMER.INFO.{self._stream}.{consumer}", None, _ConsumerInfo)
-        except ApiError as failure:
-            if failure.error.err_code == UNKNOWN_CONSUMER:
-                return 0  # nothing is known to be settled; the drift report names what is missing
-            raise
-        return info.ack_floor.stream_seq
-
     async def _sweep_around(self, partition: int, floor: int) -> None:
         settled = self._settled[partition]
         behind = {seq for seq in settled if seq <= floor}
         if behind:
-            await self._purge({"filter": self._subject(partition), "seq": floor + 1})
+            await purge(self._jetstream, self._stream, {"filter": self._subject(partition), "seq": floor + 1})
             settled -= behind
         for seq in sorted(settled)[:SINGLE_DELETIONS_MAX]:
             await self._jetstream.delete_stored(self._stream, seq)
             settled.discard(seq)
 
-    async def _purge(self, request: Mapping[str, object]) -> None:
-        await self._jetstream.api(f"STREAM.PURGE.{self._stream}", request, dict)
-
     def _subject(self, partition: int) -> str:
         return f"{STAGE_SUBJECT[self._stage]}.{partition}.*"
+
+
+class RetrySweeper:
+    """Sweeps FG_RETRY behind the retry lane. What waits for its time is under other subjects, and stays."""
+
+    def __init__(self, jetstream: JetStream) -> None:
+        self._jetstream = jetstream
+        self._settled_to = 0
+        self._seen = -1
+        """The floor of the sweep before: what was terminated up to it has been told of since."""
+        self._swept_to = -1
+        """-1: an earlier worker may have settled messages that it did not live to sweep."""
+
+    def settled(self, seq: int) -> None:
+        """This message of the lane was acknowledged."""
+        self._settled_to = max(self._settled_to, seq)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Sweep until `stopping` is set. What cannot be swept now is swept later."""
+        while not stopping.is_set():
+            if self._jetstream.connected and self._swept_to < self._settled_to:
+                try:
+                    await self._sweep()
+                except (NoAnswer, ApiError) as failure:
+                    log.warning("sweeping %s waits: %s", STREAM_RETRY, failure)
+            await asyncio.sleep(SWEEP_S)
+
+    async def _sweep(self) -> None:
+        floor = await ack_floor(self._jetstream, STREAM_RETRY, RETRY_CONSUMER)
+        if not await terminated_unburied(self._jetstream):
+            if self._seen > self._swept_to:
+                await purge(self._jetstream, STREAM_RETRY, {"filter": RETRY_SUBJECTS, "seq": self._seen + 1})
+            self._swept_to = self._seen
+        self._seen = floor
+
+
+async def terminated_unburied(jetstream: JetStream) -> bool:
+    """Whether a message was terminated and still waits in its queue to be buried: its floor has passed it."""
+    waiting = await jetstream.api(f"CONSUMER.INFO.{STREAM_ADVISORIES}.{ADVISORY_CONSUMER}", None, _Waiting)
+    return waiting.num_pending + waiting.num_ack_pending > 0
+
+
+async def ack_floor(jetstream: JetStream, stream: str, consumer: str) -> int:
+    """Everything the consumer is given up to this sequence is settled."""
+    try:
+        info = await jetstream.api(f"CONSUMER.INFO.{stream}.{consumer}", None, _ConsumerInfo)
+    except ApiError as failure:
+        if failure.error.err_code == UNKNOWN_CONSUMER:
+            return 0  # nothing is known to be settled; the drift report names what is missing
+        raise
+    return info.ack_floor.stream_seq
+
+
+async def purge(jetstream: JetStream, stream: str, request: Mapping[str, object]) -> None:
+    await jetstream.api(f"STREAM.PURGE.{stream}", request, dict)

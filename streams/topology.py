@@ -7,7 +7,7 @@ consumer holds no promise but its position, which an update keeps (docs/adr/0012
 5 and 6 give the reason of each value.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from schemas.subjects import (
@@ -32,6 +32,8 @@ UNKNOWN_CONSUMER = 10014
 CONSUMERS_MAX = 400
 HISTORY_DAYS = 30
 ADVISORY_DAYS = 7
+UNPROMISED = frozenset({(STREAM_RETRY, "retention")})
+"""An upgrade has to wait here until nothing is retried; events are accepted meanwhile."""
 
 
 class ConsumerSpec(NamedTuple):
@@ -67,7 +69,7 @@ def streams(settings: StreamSettings) -> list[dict[str, Any]]:
         {"name": STREAM_DECIDE, "subjects": ["fg.decide.*.*"], **queue},
         {"name": STREAM_EVENTS, "subjects": ["fg.events.*.*"], **kept},
         # Scheduled messages exclude discard=new (error 10052), so this stream has no limit that could evict. No work
-        # queue: what is terminated must still be there to be buried. Whoever settles a retry removes it.
+        # queue: what is terminated must still be there to be buried. What is settled is swept (streams/sweeper.py).
         {
             "name": STREAM_RETRY,
             "subjects": ["fg.rs.*.*.*", "fg.rt.*.*"],
@@ -161,8 +163,9 @@ async def create_missing(jetstream: JetStream, settings: StreamSettings) -> list
     created: list[str] = []
     for stream in streams(settings):
         live = await _live_stream(jetstream, stream["name"])
-        if live is None or await retired(jetstream, live, stream):
-            await jetstream.api(f"STREAM.CREATE.{stream['name']}", stream, dict)
+        first_seq = 1 if live is None else await retired(jetstream, live, stream)
+        if first_seq is not None:
+            await jetstream.api(f"STREAM.CREATE.{stream['name']}", {**stream, "first_seq": first_seq}, dict)
             created.append(stream["name"])
     for consumer in consumers(settings):
         if await _live_consumer(jetstream, consumer) is None:
@@ -189,8 +192,21 @@ async def update_consumers(jetstream: JetStream, settings: StreamSettings) -> li
 
 async def stream_drift(jetstream: JetStream, settings: StreamSettings) -> list[str]:
     """Every difference between the declared and the live streams, by name. Empty means none. Raises NoAnswer."""
+    return await _drift(jetstream, streams(settings))
+
+
+async def durability_drift(jetstream: JetStream, settings: StreamSettings) -> list[str]:
+    """As `stream_drift`, without what no acknowledgement depends on: UNPROMISED."""
+    declared = [
+        {key: value for key, value in stream.items() if (stream["name"], key) not in UNPROMISED}
+        for stream in streams(settings)
+    ]
+    return await _drift(jetstream, declared)
+
+
+async def _drift(jetstream: JetStream, declared: Sequence[Mapping[str, Any]]) -> list[str]:
     found: list[str] = []
-    for stream in streams(settings):
+    for stream in declared:
         live = await _live_stream(jetstream, stream["name"])
         found += _differences(stream["name"], stream, live)
     return found

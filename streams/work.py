@@ -117,7 +117,8 @@ class StageWork:
             if left:
                 await self._work(left, counted)
         except Stopping:  # told to stop while it waited, the process was ended by none of these
-            await self._ends.give_back([delivery for delivery in left if delivery.reply in self._patience.in_hand])
+            unsettled = [delivery for delivery in left if delivery.reply in self._patience.in_hand]
+            await self._ends.give_back(unsettled, counted)
             raise
 
     async def _count(self, deliveries: Sequence[Delivery], *, last: bool) -> Counted:
@@ -214,6 +215,7 @@ class StageWork:
 
     async def _own_failure(self, delivery: Delivery, code: Code, counted: Counted) -> None:
         """Count the attempt unless it was counted before the run, then send the delivery to wait, or bury it."""
+        self._ends.keep_attempt(delivery)
         if delivery.reply not in counted:
             counted = await self._count([delivery], last=False)
         if counted[delivery.reply] >= self._budget.attempts_max:

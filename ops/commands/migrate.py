@@ -39,7 +39,8 @@ def migrate(as_json: bool, data_dir: Path | None) -> None:
 
     Safe to run again and by several at once, and while workers run. A consumer of another version becomes
     this version's and keeps its position. A stream is never changed: one that differs from what this
-    version declares is reported, and stays as it is.
+    version declares is reported, and stays as it is. FG_RETRY alone, where an earlier version made it a
+    work queue, is made anew once it holds nothing.
     """
     settings = settings_of(data_dir, Service.MIGRATE)
     try:

@@ -32,6 +32,8 @@ BEGIN
 END
 $$;
 
+-- The order in which the workers take them: each of their transactions that appends to a chain begins with this table.
+LOCK TABLE chain_heads IN SHARE ROW EXCLUSIVE MODE;
 DO $$
 DECLARE
     target regclass;

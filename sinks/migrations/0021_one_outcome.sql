@@ -7,3 +7,13 @@ ALTER TABLE ingest_dlq
     ADD COLUMN accepted_stream text NULL,
     ADD COLUMN accepted_seq bigint NULL;
 GRANT UPDATE (letter_seq, accepted_stream, accepted_seq) ON ingest_dlq TO fg_worker;
+
+-- Rows from before hold the message that says it: it lies in an ingest stream, or is the task that names its place there.
+-- FORCE binds the owner too, who names no tenant; until the commit nobody else reaches the table.
+ALTER TABLE ingest_dlq NO FORCE ROW LEVEL SECURITY;
+UPDATE ingest_dlq SET accepted_stream = stream, accepted_seq = seq
+WHERE stream ~ '^FG_INGEST_[0-9]+$' AND payload_json ->> 'event_id' = event_id;
+UPDATE ingest_dlq SET accepted_stream = payload_json ->> 'stream', accepted_seq = (payload_json ->> 'seq')::bigint
+WHERE stream = 'FG_DECIDE' AND payload_json #>> '{accepted,event_id}' = event_id
+    AND payload_json ->> 'stream' ~ '^FG_INGEST_[0-9]+$' AND payload_json ->> 'seq' ~ '^[1-9][0-9]{0,17}$';
+ALTER TABLE ingest_dlq FORCE ROW LEVEL SECURITY;

@@ -13,7 +13,7 @@ from schemas.rows import BuriedLetter
 from schemas.subjects import partition_of, tenant_of
 from schemas.units import Clock
 from streams.delivery import Delivery
-from streams.graveyard import letter_of
+from streams.graveyard import completed, letter_of
 from streams.ports import DeadLetters, Store
 
 _letter = msgspec.json.Decoder(DeadLetter)
@@ -47,8 +47,8 @@ class DeadLetterStage:
 def read_letter(delivery: Delivery) -> DeadLetter:
     """The letter of a FG_DLQ message; data that is not a letter becomes one, since nothing lies deeper than here."""
     try:
-        letter = _letter.decode(delivery.data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        letter = completed(_letter.decode(delivery.data))
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # also text that is no UTF-8 or no base64
         return letter_of(DeadLetterStage.name, delivery, DeadReason.POISON)
     if letter.tenant_id != tenant_of(delivery.subject):
         return letter_of(DeadLetterStage.name, delivery, DeadReason.POISON)

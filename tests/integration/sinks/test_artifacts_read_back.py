@@ -66,7 +66,7 @@ async def test_an_artifact_with_a_changed_byte_is_named_and_its_neighbours_are_n
         ("artifact_sha256 = repeat('a', 64)", "the index names another artifact than the chain"),
         ("artifact_bytes = artifact_bytes - 1", "the index names another artifact than the chain"),
         ("artifact_class = 'dead_letter'", "an artifact of nothing in the chain"),
-        ("segment_id = 'nowhere'", "not a segment id"),
+        ("segment_id = 'nowhere'", "an artifact is indexed in what is no segment"),
         ("segment_offset = segment_offset + 1", "the artifact does not match its hash"),
     ],
 )

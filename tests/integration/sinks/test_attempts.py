@@ -62,17 +62,30 @@ async def test_an_attempt_given_back_leaves_those_before_it(attempts: Attempts, 
     for counted in (events[:1], events[:1], events[:2]):
         await attempts.begin("decision", counted)
     await attempts.begin("evidence", events[:1])
-    await attempts.give_back("decision", [*events, events[0]])
+    await attempts.give_back("decision", [*events, events[0]], [3, 1, 1, 3])
     assert await attempts.made("decision", events) == [2, 0, 0]
     assert await attempts.made("evidence", events) == [1, 0, 0]
     assert await attempts.begin("decision", events) == [3, 1, 1]
 
 
+async def test_an_attempt_given_back_again_takes_off_none_of_those_before_it(attempts: Attempts, tenant: str) -> None:
+    events = [(tenant, "twice"), (tenant, "once")]
+    await attempts.begin("decision", events[:1])
+    counted = await attempts.begin("decision", events)
+    for _ in range(2):
+        await attempts.give_back("decision", events, counted)
+        assert await attempts.made("decision", events) == [1, 0]
+
+
 async def test_no_attempt_is_lost_to_one_that_is_given_back_meanwhile(attempts: Attempts, tenant: str) -> None:
-    await attempts.begin("decision", [(tenant, "a")])
+    event = [(tenant, "a")]
+    counted = await attempts.begin("decision", event)
     for _ in range(10):
-        await asyncio.gather(*(verb("decision", [(tenant, "a")]) for verb in (attempts.begin, attempts.give_back)))
-        assert await attempts.made("decision", [(tenant, "a")]) == [1]
+        begun, _nothing = await asyncio.gather(
+            attempts.begin("decision", event), attempts.give_back("decision", event, counted)
+        )
+        assert await attempts.made("decision", event) == begun
+        counted = begun
 
 
 async def test_an_id_read_out_of_a_broken_message_is_counted_like_any_other(attempts: Attempts, tenant: str) -> None:

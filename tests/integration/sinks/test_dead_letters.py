@@ -173,6 +173,51 @@ async def test_of_a_decision_and_a_letter_at_once_one_takes_effect(
     assert await _ends(superuser, tenant) in (DECIDED, DEAD)
 
 
+async def test_an_event_of_which_only_the_duplicate_died_is_not_decided(
+    letters: DeadLetters, worker: Pool, superuser: Any, tenant: str
+) -> None:
+    duplicate = make.record(tenant, "e1").seq + 4
+    assert len(await letters.bury([_of_the_event(tenant, "e1", accepted_seq=duplicate)])) == 1
+    assert await DecisionLedger(worker).record([make.record(tenant, "e1")]) == [False]
+    assert await _ends(superuser, tenant) == DEAD
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_an_event_that_died_with_its_duplicate_is_not_decided_whichever_letter_came_first(
+    letters: DeadLetters, worker: Pool, superuser: Any, tenant: str, first: int
+) -> None:
+    accepted = make.record(tenant, "e1").seq
+    both = [
+        _of_the_event(tenant, "e1", stream="FG_INGEST_0", seq=seq, stage="dedupe", accepted_seq=seq)
+        for seq in (accepted, accepted + 4)
+    ]
+    for letter_seq, buried in enumerate((both[first], both[1 - first]), start=1):
+        await letters.bury([buried._replace(seq=letter_seq)])
+    anew = msgspec.structs.replace(make.record(tenant, "e1"), seq=accepted + 5)
+    assert await DecisionLedger(worker).record([make.record(tenant, "e1")]) == [False]
+    assert await _ends(superuser, tenant) == DEAD
+    await DecisionLedger(worker).record([msgspec.structs.replace(anew, seq=accepted + 4)])
+    assert await _ends(superuser, tenant) == DEAD
+    await DecisionLedger(worker).record([anew])
+    assert (await _ends(superuser, tenant))[0] == ("e1",)
+
+
+async def test_after_the_streams_were_lost_an_event_is_decided_and_dies_by_their_new_sequences(
+    letters: DeadLetters, worker: Pool, superuser: Any, tenant: str
+) -> None:
+    """As docs/stages.md has it."""
+    late = _of_the_event(tenant, "e1", seq=1_000, accepted_seq=1_000)._replace(seq=1_000)
+    await letters.bury([late, late._replace(letter=msgspec.structs.replace(late.letter, event_id="e2"))])
+    await superuser.execute(
+        "UPDATE ingest_dlq SET letter_seq = NULL, accepted_stream = NULL, accepted_seq = NULL WHERE tenant_id = $1",
+        tenant,
+    )
+    assert await DecisionLedger(worker).record([make.record(tenant, "e1")]) == [False]
+    await letters.bury([_of_the_event(tenant, "e2")])
+    await DecisionLedger(worker).record([make.record(tenant, "e2")])
+    assert (await _ends(superuser, tenant))[0] == ("e1",)
+
+
 async def test_an_event_accepted_anew_after_its_death_is_decided(
     letters: DeadLetters, worker: Pool, superuser: Any, tenant: str
 ) -> None:

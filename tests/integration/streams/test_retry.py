@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -14,7 +14,15 @@ from schemas.answers import NoAnswer
 from schemas.codes import Code
 from schemas.envelope import DeadLetter
 from schemas.fate import DONE, Fate, Later
-from schemas.subjects import STREAM_DECIDE, STREAM_DLQ, STREAM_RETRY, fnv1a32, lane, tenant_of
+from schemas.subjects import (
+    STREAM_ADVISORIES,
+    STREAM_DECIDE,
+    STREAM_DLQ,
+    STREAM_RETRY,
+    fnv1a32,
+    lane,
+    tenant_of,
+)
 from sinks.attempts import Attempts
 from sinks.pg import Pool
 from sinks.settings import PostgresSettings
@@ -29,6 +37,7 @@ from streams.retry import BrokenTasks, Impatient, LaneSettler, RetryDesk, Schedu
 from streams.runner import Runner, keep_settled
 from streams.settings import RetrySettings, StreamSettings
 from streams.storm import StormGuard
+from streams.sweeper import RetrySweeper
 from streams.work import StageWork, Tools
 from tests.integration.streams.conftest import Tally
 
@@ -88,12 +97,13 @@ class Lane(NamedTuple):
     attempts: Attempts
     tools: Tools
     keeper: Keeper
+    sweeper: RetrySweeper
 
     def work(self, stage: Stubborn) -> StageWork:
         return StageWork(stage, self.budget(stage.name), self.guard(), self.tools, keep_settled)
 
     def runner(self, stage: Stubborn | Full, wait_ms: int = SHORT_MS[0]) -> Runner:
-        settler = LaneSettler(self.jetstream, self.tools.retry, wait_ms)
+        settler = LaneSettler(self.jetstream, self.tools.retry, wait_ms, self.sweeper.settled)
         tools = replace(self.tools, broker=settler)
         work = StageWork(Impatient(stage), self.budget(stage.name), self.guard(), tools, keep_settled)
         broken = StageWork(BrokenTasks(), self.budget("retry"), self.guard(), tools, keep_settled)
@@ -146,7 +156,8 @@ async def retry_lane(servers: EmbeddedServers, stream_settings: StreamSettings, 
         meter=tally,
         chance=lambda: 0.5,
     )
-    yield Lane(jetstream, stream_settings, attempts, tools, Keeper(jetstream, stream_settings, tally))
+    keeper, sweeper = Keeper(jetstream, stream_settings, tally), RetrySweeper(jetstream)
+    yield Lane(jetstream, stream_settings, attempts, tools, keeper, sweeper)
     await pool.close()
     await jetstream.close()
 
@@ -159,14 +170,14 @@ def _delivery(tenant: str, data: bytes = b"not readable") -> Delivery:
 
 
 async def _until(lane: Lane, tenant: str, stage: Stubborn, runs: int) -> None:
-    """Run the retry lane until the stage was run so often and nothing of the tenant waits in it."""
+    """Run the retry lane until the stage was run so often and nothing of the tenant is in it any more."""
     stopping = asyncio.Event()
-    task = asyncio.ensure_future(lane.runner(stage).run(stopping))
+    tasks = asyncio.gather(lane.runner(stage).run(stopping), lane.sweeper.run(stopping))
     async with asyncio.timeout(WAIT_S_MAX):
         while stage.runs < runs or await lane.waiting(tenant):  # noqa: ASYNC110  (nobody tells)
             await asyncio.sleep(0.01)
     stopping.set()
-    await task
+    await tasks
 
 
 async def test_an_event_that_never_gets_an_answer_is_buried_once_after_its_attempts(
@@ -211,7 +222,8 @@ async def test_a_retry_that_is_parked_leaves_the_lane_until_its_time_and_holds_n
     assert await retry_lane.tools.retry.schedule("decision", _delivery(other), 1, 1)
     stage = Full(parked)
     stopping = asyncio.Event()
-    task = asyncio.ensure_future(retry_lane.runner(stage, wait_ms=3_600_000).run(stopping))
+    runner = retry_lane.runner(stage, wait_ms=3_600_000)
+    tasks = asyncio.gather(runner.run(stopping), retry_lane.sweeper.run(stopping))
     async with asyncio.timeout(WAIT_S_MAX):
         await stage.other_ran.wait()
         while sum((await retry_lane.waiting(parked)).values()) != 2 * RETRY_WINDOW or any(  # noqa: ASYNC110
@@ -219,8 +231,36 @@ async def test_a_retry_that_is_parked_leaves_the_lane_until_its_time_and_holds_n
         ):
             await asyncio.sleep(0.01)
     stopping.set()
-    await task
+    await tasks
     await retry_lane.jetstream.api(f"STREAM.PURGE.{STREAM_RETRY}", {"filter": f"fg.rs.*.{parked}.*"}, dict)
+
+
+async def test_what_is_settled_leaves_the_lane_and_counts_for_nobody_as_terminated(retry_lane: Lane) -> None:
+    tenant, stage = "retry-swept", retry_lane.stubborn(0)
+
+    async def advisories() -> int:
+        info = await retry_lane.jetstream.api(f"STREAM.INFO.{STREAM_ADVISORIES}", None, dict[str, Any])
+        return int(info["state"]["messages"])
+
+    before = await advisories()
+    assert await retry_lane.tools.retry.schedule("decision", _delivery(tenant), 1, 1)
+    await _until(retry_lane, tenant, stage, 1)
+    assert await advisories() == before
+
+
+async def test_what_an_earlier_worker_settled_and_did_not_sweep_is_swept(retry_lane: Lane) -> None:
+    tenant, stage = "retry-left", retry_lane.stubborn(0)
+    dead = retry_lane._replace(sweeper=RetrySweeper(retry_lane.jetstream))
+    assert await retry_lane.tools.retry.schedule("decision", _delivery(tenant), 1, 1)
+    stopping = asyncio.Event()
+    runner = asyncio.ensure_future(dead.runner(stage).run(stopping))
+    async with asyncio.timeout(WAIT_S_MAX):
+        while not stage.runs:  # noqa: ASYNC110  (nobody tells)
+            await asyncio.sleep(0.01)
+    stopping.set()
+    await runner
+    assert await retry_lane.waiting(tenant)
+    await _until(retry_lane, tenant, stage, 1)
 
 
 async def test_an_attempt_scheduled_again_waits_once(retry_lane: Lane) -> None:

@@ -8,6 +8,8 @@ from nats.aio.msg import Msg
 
 from ops.clock import SystemClock
 from ops.embedded import EmbeddedServers
+from schemas.answers import NoAnswer
+from schemas.codes import Code
 from schemas.subjects import STREAM_RETRY, consumer_name
 from streams import remaking
 from streams.delivery import ACK, Delivery, from_message
@@ -15,7 +17,15 @@ from streams.durability import DurabilityWatch
 from streams.jetstream import JetStream
 from streams.remaking import CLOSED
 from streams.settings import StreamSettings
-from streams.topology import apply, consumer_drift, consumers, create_missing, stream_drift, streams
+from streams.topology import (
+    apply,
+    consumer_drift,
+    consumers,
+    create_missing,
+    durability_drift,
+    stream_drift,
+    streams,
+)
 
 
 async def test_applying_twice_creates_nothing_more(servers: EmbeddedServers, stream_settings: StreamSettings) -> None:
@@ -81,17 +91,17 @@ async def test_a_retry_stored_while_its_lane_is_made_anew_is_kept(
     admin: JetStream, stream_settings: StreamSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await _as_it_was(admin, stream_settings)
-    messages = remaking._messages
+    look = remaking.look
     looks: list[int] = []
 
-    async def stored_just_after(jetstream: JetStream, name: str) -> int:
-        found = await messages(jetstream, name)
+    async def stored_just_after(jetstream: JetStream, name: str) -> Any:
+        found = await look(jetstream, name)
         if not looks:
             await admin.ask("fg.rt.1.late", b"{}", None, 2_000)
-        looks.append(found)
+        looks.append(found.state.messages)
         return found
 
-    monkeypatch.setattr(remaking, "_messages", stored_just_after)
+    monkeypatch.setattr(remaking, "look", stored_just_after)
     try:
         assert STREAM_RETRY not in await create_missing(admin, stream_settings)
         assert looks == [0, 1]
@@ -102,6 +112,52 @@ async def test_a_retry_stored_while_its_lane_is_made_anew_is_kept(
         await admin.api(f"STREAM.PURGE.{STREAM_RETRY}", None, dict)
         await create_missing(admin, stream_settings)
     assert await stream_drift(admin, stream_settings) == []
+
+
+async def test_a_retry_lane_that_ends_in_the_making_gets_its_subjects_back(
+    admin: JetStream, stream_settings: StreamSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _as_it_was(admin, stream_settings)
+    look = remaking.look
+    looks: list[int] = []
+
+    async def silent_the_second_time(jetstream: JetStream, name: str) -> Any:
+        looks.append(1)
+        if len(looks) == 2:
+            raise NoAnswer(Code.STREAM_UNAVAILABLE)
+        return await look(jetstream, name)
+
+    monkeypatch.setattr(remaking, "look", silent_the_second_time)
+    try:
+        with pytest.raises(NoAnswer):
+            await create_missing(admin, stream_settings)
+        live = await admin.api(f"STREAM.INFO.{STREAM_RETRY}", None, dict)
+        assert live["config"]["subjects"] == ["fg.rs.*.*.*", "fg.rt.*.*"]
+    finally:
+        monkeypatch.undo()
+        await create_missing(admin, stream_settings)
+
+
+async def test_a_retry_lane_that_is_made_anew_goes_on_counting(
+    admin: JetStream, stream_settings: StreamSettings
+) -> None:
+    await _as_it_was(admin, stream_settings)
+    await admin.ask("fg.rt.1.waits", b"{}", None, 2_000)
+    await admin.api(f"STREAM.PURGE.{STREAM_RETRY}", None, dict)
+    await create_missing(admin, stream_settings)
+    live = await admin.api(f"STREAM.INFO.{STREAM_RETRY}", None, dict)
+    assert live["state"]["last_seq"] == 1
+
+
+async def test_events_are_accepted_while_a_retry_lane_waits_to_be_made_anew(
+    admin: JetStream, stream_settings: StreamSettings
+) -> None:
+    await _as_it_was(admin, stream_settings)
+    try:
+        assert await durability_drift(admin, stream_settings) == []
+        assert await stream_drift(admin, stream_settings) != []
+    finally:
+        await create_missing(admin, stream_settings)
 
 
 async def test_the_running_broker_proves_its_durability(

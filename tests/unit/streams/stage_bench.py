@@ -78,7 +78,7 @@ class Bench:
 
     def desk(self) -> RetryDesk:
         """The desk of a retry lane whose one stage is this one."""
-        settler = LaneSettler(self, cast("World", self), BACKOFF_MS[0])
+        settler = LaneSettler(self, cast("World", self), BACKOFF_MS[0], self.world.settled_in_lane.append)
         tools = replace(self.tools(), broker=settler)
         work = StageWork(Impatient(self), budget_named(self.name), self.guard, tools, keep_settled)
         return RetryDesk({self.name: work}, work, settler, lambda _: self.main_paused)

@@ -58,8 +58,7 @@ class World:
     """For each message, how many were in each run that it was in."""
     runs_left: int | None = None
     """After so many runs more an operator kills the worker."""
-    in_lane: dict[int, int] = field(default_factory=dict)
-    """By the sequence of a delivery of the retry lane, the message it brings; gone once it was removed."""
+    settled_in_lane: list[int] = field(default_factory=list)
     kills_left: int = 0
     away_until_s: float = 0.0
     stuck_until_s: float = 0.0
@@ -96,11 +95,6 @@ class World:
         self._lose_answer()
         return True
 
-    async def remove(self, seq: int) -> None:
-        await self._trouble()
-        self.in_lane.pop(seq, None)
-        self._lose_answer()
-
     async def made(self, stage: str, events: Sequence[Identity]) -> list[int]:
         del stage
         await self._trouble()
@@ -113,14 +107,14 @@ class World:
             self.attempts[event_id] = self.attempts.get(event_id, 0) + 1
         return [self.attempts[event_id] for _, event_id in events]
 
-    async def give_back(self, stage: str, events: Sequence[Identity]) -> None:
+    async def give_back(self, stage: str, events: Sequence[Identity], counted: Sequence[int]) -> None:
         del stage
         await self._trouble()
-        for _, event_id in events:
-            if self.attempts.get(event_id, 0) > 1:
+        for (_, event_id), number in zip(events, counted, strict=True):
+            if self.attempts.get(event_id) == number:
                 self.attempts[event_id] -= 1
-            else:
-                self.attempts.pop(event_id, None)
+        self.attempts = {event_id: attempts for event_id, attempts in self.attempts.items() if attempts}
+        self._lose_answer()
 
     async def forget(self, stage: str, events: Sequence[Identity]) -> None:
         del stage
@@ -221,13 +215,12 @@ class World:
         message.replies.add(reply)
         if lane == "q":
             return Delivery(SUBJECT, message.data, reply, STREAM, message.seq, message.suspect)
-        self.in_lane[self.deliveries] = message.seq
         encoded = base64.b64encode(message.data).decode()
         task = RetryTask(self.name, STREAM, message.seq, SUBJECT, 1, encoded)
         return Delivery(f"fg.rt.3.{TENANT}", msgspec.json.encode(task), reply, stream, self.deliveries, message.suspect)
 
     def _settle(self, reply: str, verb: bytes) -> None:
-        lane, number, number_of_delivery = reply.split(".")
+        lane, number, _ = reply.split(".")
         seq, now_s = int(number), asyncio.get_running_loop().time()
         message = (self.retries if lane == "rt" else self.messages)[seq]
         if verb == IN_PROGRESS:
@@ -237,7 +230,6 @@ class World:
             renewed = lane == "rt" and reply not in message.replies  # its own successor lies there by now
             assert seq in self.effects or seq in self.letters or waits or renewed, f"{seq} was settled without effect"
             assert reply not in message.replies or not message.acked, f"{reply} was settled twice"
-            assert lane == "q" or int(number_of_delivery) not in self.in_lane, f"{reply} stays in the lane for ever"
             message.acked = message.acked or not renewed
         else:
             message.due_s = now_s + int(verb.split(b":")[1].rstrip(b"}")) / 1e9

@@ -1,5 +1,7 @@
 """A storm stops a stage before it empties its stream into the dead-letter queue, and one done probe ends it."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from schemas.codes import Code, DeadReason
@@ -28,31 +30,36 @@ def guard(now_s: _Hands) -> StormGuard:
     return StormGuard(0.5, now_s)
 
 
+def _end(guard: StormGuard, fates: Sequence[Fate], reply: str = "in hand") -> None:
+    for fate in fates:
+        guard.ended(reply, fate)
+
+
 def _storm(guard: StormGuard) -> None:
-    guard.ended([POISON] * ENDS_MIN)
+    _end(guard, [POISON] * ENDS_MIN)
     assert guard.storm
 
 
 def test_too_few_ends_are_no_storm_and_the_share_decides_once_there_are_enough(guard: StormGuard) -> None:
-    guard.ended([POISON] * (ENDS_MIN - 1))
+    _end(guard, [POISON] * (ENDS_MIN - 1))
     assert not guard.storm
     assert guard.room(512) == 512
-    guard.ended([POISON])
+    _end(guard, [POISON])
     assert guard.storm
     assert guard.room(512) == 0
 
 
 def test_only_the_last_ends_count(guard: StormGuard) -> None:
-    guard.ended([DONE] * 10_000)
-    guard.ended([POISON] * (ENDS_MAX // 2 - 1))
+    _end(guard, [DONE] * 10_000)
+    _end(guard, [POISON] * (ENDS_MAX // 2 - 1))
     assert not guard.storm
-    guard.ended([POISON])
+    _end(guard, [POISON])
     assert guard.storm
 
 
 def test_what_senders_make_and_what_waits_are_no_part_of_a_storm(guard: StormGuard) -> None:
-    guard.ended([CONFLICT] * ENDS_MAX)
-    guard.ended([Later(Code.STORE_UNAVAILABLE, 1_000)] * ENDS_MAX)
+    _end(guard, [CONFLICT] * ENDS_MAX)
+    _end(guard, [Later(Code.STORE_UNAVAILABLE, 1_000)] * ENDS_MAX)
     assert not guard.storm
 
 
@@ -62,37 +69,37 @@ def test_after_a_minute_one_delivery_is_let_through_and_nobody_else(guard: Storm
     assert guard.room(512) == 0
     now_s.now_s += 0.001
     assert guard.room(512) == 1
-    guard.taken(0)
+    guard.taken([])
     assert guard.room(512) == 1
-    guard.taken(1)
+    guard.taken(["probe"])
     assert guard.room(512) == 0
 
 
 def test_a_dead_probe_leaves_the_storm_and_a_done_one_ends_it(guard: StormGuard, now_s: _Hands) -> None:
     _storm(guard)
     now_s.now_s += PROBE_S
-    guard.taken(1)
-    guard.ended([POISON])
+    guard.taken(["probe"])
+    _end(guard, [POISON], "probe")
     assert guard.storm
     assert guard.room(512) == 0
     now_s.now_s += PROBE_S
-    guard.taken(1)
-    guard.ended([DONE])
+    guard.taken(["next probe"])
+    _end(guard, [DONE], "next probe")
     assert not guard.storm
     assert guard.room(512) == 512
 
 
 def test_what_was_in_hand_when_the_storm_began_does_not_end_it(guard: StormGuard) -> None:
     _storm(guard)
-    guard.ended([DONE] * ENDS_MAX)
+    _end(guard, [DONE] * ENDS_MAX)
     assert guard.storm
 
 
 def test_a_probe_that_waits_says_nothing_and_the_next_comes_a_minute_later(guard: StormGuard, now_s: _Hands) -> None:
     _storm(guard)
     now_s.now_s += PROBE_S
-    guard.taken(1)
-    guard.ended([Later(Code.INGEST_BACKPRESSURE_HARDSTOP, 1_000)])
+    guard.taken(["probe"])
+    _end(guard, [Later(Code.INGEST_BACKPRESSURE_HARDSTOP, 1_000)], "probe")
     assert guard.room(512) == 0
     now_s.now_s += PROBE_S
     assert guard.room(512) == 1
@@ -101,9 +108,9 @@ def test_a_probe_that_waits_says_nothing_and_the_next_comes_a_minute_later(guard
 def test_after_a_storm_counting_starts_anew(guard: StormGuard, now_s: _Hands) -> None:
     _storm(guard)
     now_s.now_s += PROBE_S
-    guard.taken(1)
-    guard.ended([DONE])
-    guard.ended([POISON] * (ENDS_MIN - 1))
+    guard.taken(["probe"])
+    _end(guard, [DONE], "probe")
+    _end(guard, [POISON] * (ENDS_MIN - 1))
     assert not guard.storm
 
 
@@ -112,10 +119,10 @@ def test_a_storm_ends_when_nothing_is_left_to_probe_with(now_s: _Hands) -> None:
     guard = StormGuard(0.5, now_s, told.append)
     _storm(guard)
     now_s.now_s += PROBE_S
-    guard.taken(0)  # another runner of the stage may have one
+    guard.taken([])  # another runner of the stage may have one
     assert guard.storm
     now_s.now_s += UNTAKEN_S
-    guard.taken(0)
+    guard.taken([])
     assert not guard.storm
     assert guard.room(512) == 512
     assert told == [True, False]
@@ -125,9 +132,9 @@ def test_a_storm_ends_when_nothing_is_left_to_probe_with(now_s: _Hands) -> None:
 def test_a_probe_that_was_just_taken_is_waited_for(guard: StormGuard, now_s: _Hands) -> None:
     _storm(guard)
     now_s.now_s += PROBE_S
-    guard.taken(1)
+    guard.taken(["probe"])
     now_s.now_s += UNTAKEN_S
-    guard.taken(0)
+    guard.taken([])
     assert guard.storm
 
 
@@ -135,11 +142,26 @@ def test_in_a_storm_only_the_probe_and_what_says_nothing_of_the_stage_are_buried
     guard: StormGuard, now_s: _Hands
 ) -> None:
     exhausted = Dead(DeadReason.RETRY_BUDGET_EXHAUSTED)
-    assert not guard.holds(POISON)
+    assert not guard.holds("in hand", POISON)
     _storm(guard)
-    assert [guard.holds(fate) for fate in (POISON, CONFLICT, exhausted, DONE)] == [True, False, False, False]
+    fates = (POISON, CONFLICT, exhausted, DONE)
+    assert [guard.holds("in hand", fate) for fate in fates] == [True, False, False, False]
     now_s.now_s += PROBE_S
-    guard.taken(1)
-    assert not guard.holds(POISON)
-    guard.ended([POISON])
-    assert guard.holds(POISON)
+    guard.taken(["probe"])
+    assert not guard.holds("probe", POISON)
+    _end(guard, [POISON], "probe")
+    assert guard.holds("probe", POISON)
+
+
+def test_while_a_probe_is_out_what_was_in_hand_before_is_held_and_its_end_is_not_the_probes(
+    guard: StormGuard, now_s: _Hands
+) -> None:
+    _storm(guard)
+    now_s.now_s += PROBE_S
+    guard.taken(["probe"])
+    assert guard.holds("in hand", POISON)
+    _end(guard, [POISON, Dead(DeadReason.RETRY_BUDGET_EXHAUSTED), DONE])
+    assert guard.storm
+    assert not guard.holds("probe", POISON)
+    _end(guard, [DONE], "probe")
+    assert not guard.storm

@@ -130,6 +130,55 @@ def test_a_suspect_in_a_pause_has_its_attempt_back_when_the_worker_is_told_to_st
     assert (bench.counted, bench.world.attempts, bench.settled) == (1, {"FG_DECIDE:1": 2}, [])
 
 
+def test_an_attempt_whose_giving_back_was_not_answered_is_given_back_once(bench: Bench) -> None:
+    bench.answers = [Later(Code.INGEST_BACKPRESSURE_HARDSTOP, 1_000)]
+    bench.world.attempts = {"FG_DECIDE:1": 3}
+    asked = 0
+
+    async def give_back(stage: str, events: Sequence[tuple[str, str]], counted: Sequence[int]) -> None:
+        nonlocal asked
+        asked += 1
+        await bench.world.give_back(stage, events, counted)
+        if asked < 3:
+            raise SILENT
+
+    bench.give_back = give_back  # type: ignore[attr-defined]  # the world's, but for this
+    bench.try_out(delivery_of(suspect=True))
+    assert (asked, bench.counted, bench.world.attempts) == (3, 1, {"FG_DECIDE:1": 3})
+
+
+@pytest.mark.parametrize("attempts_before", [2, RETRY.attempts_max - 1])
+def test_an_attempt_that_was_ones_own_failure_stays_counted_when_the_worker_is_told_to_stop(
+    bench: Bench, attempts_before: int
+) -> None:
+    bench.world.attempts = {"FG_DECIDE:1": attempts_before}
+    bench.run = _silent_alone  # type: ignore[method-assign]
+
+    async def main() -> None:
+        stopping = asyncio.Event()
+
+        async def refuse(*_: object) -> bool:
+            stopping.set()
+            raise SILENT
+
+        bench.schedule = bench.bury = refuse  # type: ignore[attr-defined]  # the world's, but for these
+        tools = bench.tools()
+        work = asyncio.ensure_future(bench.work(tools).work([delivery_of(1, suspect=True)], stopping))
+        while not work.done():
+            await asyncio.sleep(0.05)  # of the world's clock
+            await bench.work(tools).work([delivery_of(2)], asyncio.Event())
+
+    run_seeded(main(), random.Random(1))
+    assert (bench.counted, bench.world.attempts) == (1, {"FG_DECIDE:1": attempts_before + 1})
+
+
+async def _silent_alone(deliveries: Sequence[Delivery]) -> list[Fate]:
+    """The first message gets no answer, and all others do."""
+    if deliveries[0].seq == 1:
+        raise SILENT
+    return [DONE] * len(deliveries)
+
+
 def test_evidence_that_has_had_its_attempts_waits_and_says_so_but_never_dies(bench: Bench) -> None:
     bench.name = "evidence"
     bench.world.attempts = {"FG_DECIDE:1": RETRY.attempts_max}
@@ -144,6 +193,24 @@ def test_evidence_that_has_had_its_attempts_waits_and_says_so_but_never_dies(ben
 
     run_seeded(main(), random.Random(1))
     assert (bench.world.letters, list(bench.world.retries)) == ({}, [1])
+
+
+def test_evidence_that_is_overdue_stays_named_when_its_attempts_are_counted_anew(bench: Bench) -> None:
+    bench.name = "evidence"
+    bench.world.attempts = {"FG_DECIDE:1": RETRY.attempts_max}
+    bench.run = _silent_alone  # type: ignore[method-assign]
+    tools = bench.tools()
+
+    async def main() -> None:
+        await bench.work(tools).work([delivery_of(1, suspect=True)], asyncio.Event())
+        bench.world.attempts = {}  # its window is over
+        for wait_ms in (BACKOFF_MS[-1], *BACKOFF_MS):
+            await asyncio.sleep(wait_ms / 1_000)
+            assert tools.blame["evidence"].overdue == {("FG_DECIDE", 1)}
+            await bench.work(tools).work([delivery_of(1), delivery_of(2)], asyncio.Event())
+
+    run_seeded(main(), random.Random(1))
+    assert bench.world.attempts == {"FG_DECIDE:1": RETRY.attempts_max}
 
 
 def test_what_another_worker_may_have_got_through_is_not_named_for_ever(bench: Bench) -> None:
@@ -247,7 +314,8 @@ def test_what_has_had_all_its_attempts_is_buried_in_a_storm_too_and_never_run_ag
 
 
 def _storm(bench: Bench) -> None:
-    bench.guard.ended([Dead(DeadReason.POISON)] * ENDS_MIN)
+    for _ in range(ENDS_MIN):
+        bench.guard.ended("q.0.1", Dead(DeadReason.POISON))
 
 
 def _paused(bench: Bench) -> None:
@@ -299,18 +367,19 @@ def test_a_retry_is_counted_before_it_runs_should_it_end_the_worker_too(bench: B
     assert [verb for _, verb in bench.settled] == [ACK]
 
 
-def test_a_retry_has_left_the_lane_before_it_is_acknowledged_so_that_none_stays_in_it(bench: Bench) -> None:
+def test_a_retry_is_told_to_be_settled_once_it_is_acknowledged_and_not_before(bench: Bench) -> None:
     bench.world.retries[1] = Message(1, INNOCENT)
-    left: list[dict[int, int]] = []
+    told: list[list[int]] = []
 
     async def settle(settlements: Iterable[tuple[str, bytes]]) -> None:
-        left.extend(dict(bench.world.in_lane) for _, verb in settlements if verb == ACK)
+        told.extend(list(bench.world.settled_in_lane) for _, verb in settlements if verb == ACK)
 
     bench.settle = settle  # type: ignore[method-assign]
 
-    async def main() -> None:
+    async def main() -> int:
         (task,) = bench.world.deliver(bench.world.retries, 1, "FG_RETRY")
         await bench.desk().work([task], asyncio.Event())
+        return task.seq
 
-    run_seeded(main(), random.Random(1))
-    assert left == [{}]
+    seq = run_seeded(main(), random.Random(1))
+    assert (told, bench.world.settled_in_lane) == ([[]], [seq])

@@ -41,7 +41,7 @@ def _worker(world: World) -> list[Runner]:
     loop = asyncio.get_running_loop()
     tools = Tools(broker=world, graveyard=world, attempts=world, retry=world, meter=world, chance=world.chance.random)
     guard = StormGuard(2.0, loop.time)  # never reached: what a storm does has tests of its own
-    settler = LaneSettler(world, world, BACKOFF_MS[0])
+    settler = LaneSettler(world, world, BACKOFF_MS[0], world.settled_in_lane.append)
     lane_tools = replace(tools, broker=settler)
     works = [
         StageWork(world, _budget("decision"), guard, tools, keep_settled),
