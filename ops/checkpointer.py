@@ -57,10 +57,8 @@ class Checkpointer:
     def findings(self) -> list[str]:
         """Why this worker is not ready, beside what `History.objections` says."""
         found = sorted(set(self._refused.values()))
-        if self._broken:
-            found.append(
-                f"EVIDENCE_TAMPERED: {len(self._broken)} chains are not whole and get no checkpoint (see the log)"
-            )
+        if broken := self._broken - self._history.broken.keys():  # the watch counts those
+            found.append(f"EVIDENCE_TAMPERED: {len(broken)} chains are not whole and get no checkpoint (see the log)")
         return found
 
     @property
@@ -114,6 +112,8 @@ class Checkpointer:
         covered = []
         for partition, chains in grown.items():
             self._meter.add(CHECKPOINT_AGE_S, self._age_s(chains), str(partition))
+            if not chains:  # whatever stood against a round, somebody has made it
+                self._refused.pop((partition, _Source.DATABASE), None)
             whole = [one.tenant_id for one in chains if one.tenant_id not in self._history.broken]
             if await self._cover(partition, whole, permitted):
                 covered.append(partition)
@@ -126,14 +126,15 @@ class Checkpointer:
             if not permitted():
                 raise NoAnswer(Code.STORE_UNAVAILABLE)
             try:
-                made = await self._checkpoints.round(partition, tenant_ids)
+                made = await self._checkpoints.round(partition, tenant_ids, self._ring())
             except (TakenError, SignatureError):
                 finding = f"EVIDENCE_TAMPERED: what partition {partition} keeps of its rounds was changed"
                 self._refuse(partition, _Source.DATABASE, finding)
                 return True
             if made is None:
                 return False
-            self._refused.pop((partition, _Source.DATABASE), None)
+            if made.covered:  # only what was written down proves that it can be
+                self._refused.pop((partition, _Source.DATABASE), None)
             for fault in made.faults:
                 if fault.tenant_id not in self._broken:
                     log.error("EVIDENCE_TAMPERED: %s", fault)
@@ -160,13 +161,18 @@ class Checkpointer:
         await self._each_witnessed(partition)
 
     async def _each_witnessed(self, partition: int) -> None:
-        if self._history.witness is None:
+        """On return no round waits for the witness, unless it is away, objects or lacks something.
+
+        A partition that was objected to is not shown here: what a witness countersigns is the one history for good.
+        """
+        if self._history.witness is None or partition in self._history.objections:
             return
         while rounds := await self._checkpoints.unwitnessed(partition):
             for this in rounds:
                 if not await self._witnessed(self._history.witness, this):
                     return
         self._waits_since_ms.pop(partition, None)
+        self._refused.pop((partition, _Source.WITNESS), None)  # another worker may have had it countersigned
 
     async def _witnessed(self, witness: WitnessClient, this: StoredRound) -> bool:
         try:

@@ -70,8 +70,7 @@ class EvidenceWatch:
     @property
     def findings(self) -> list[str]:
         """Why this worker is not ready."""
-        objections = self._history.objections.values()
-        found = list(dict.fromkeys([*self._refusals, *objections, *filter(None, [self._key_fault()])]))
+        found = list(dict.fromkeys([*self._standing, *filter(None, [self._key_fault()])]))
         if self._history.broken:
             found.append(f"EVIDENCE_TAMPERED: {len(self._history.broken)} chains are not what they were (see the log)")
         return found
@@ -79,7 +78,12 @@ class EvidenceWatch:
     @property
     def permits(self) -> bool:
         """Whether anything may be decided, sealed or signed."""
-        return not self._refusals and not self._history.objections and not self._key_fault()
+        return not self._standing and not self._key_fault()
+
+    @property
+    def _standing(self) -> list[str]:
+        """What was found against running and not taken back."""
+        return list(dict.fromkeys([*self._refusals, *self._history.objections.values()]))
 
     async def admit(self, stopping: asyncio.Event) -> None:
         """Return once nothing speaks against running, or `stopping` is set; wait for stores that do not answer.
@@ -93,8 +97,8 @@ class EvidenceWatch:
                 log.warning("the stored evidence cannot be compared yet: %s", problem)
                 await set_within(stopping, RETRY_S)
                 continue
-            if self._refusals:
-                raise EvidenceRefusedError("; ".join(self._refusals))
+            if self._standing:
+                raise EvidenceRefusedError("; ".join(self._standing))
             return
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -103,9 +107,23 @@ class EvidenceWatch:
             tasks.create_task(self._daily(stopping))
 
     async def compare(self) -> None:
-        """Hold the database against the WORM store, the witness, itself and the key ring. Raises NoAnswer."""
-        key_fault = self._key_fault()
-        found = [key_fault] if key_fault else []
+        """Hold the database against the WORM store, the witness, itself and the key ring. Raises NoAnswer.
+
+        What was found until then stands also where this raises, beside what stood before.
+        """
+        before = self._standing
+        found: list[str] = []
+        try:
+            await self._hold_against_others(found)
+        except NoAnswer:
+            self._told(before, [*self._refusals, *found])
+            raise
+        self._told(before, found)
+
+    async def _hold_against_others(self, found: list[str]) -> None:
+        """Add to `found` what speaks against running, as soon as it is known. Raises NoAnswer."""
+        if key_fault := self._key_fault():
+            found.append(key_fault)
         for partition in range(PARTITIONS):
             found += await self._history.compare(partition, self.newest_ring(), signing=not key_fault)
         ours: set[bool] = set()
@@ -117,11 +135,14 @@ class EvidenceWatch:
                 found.append(f"{ROLLED_BACK}: a chain is shorter than its checkpoint")
         if ours == {False}:
             found.append("CHECKPOINT_SECRET_CHANGED: the checkpoints were made with another secret: put its file back")
-        for finding in found:
-            if finding not in self._refusals:
+
+    def _told(self, before: Sequence[str], found: Sequence[str]) -> None:
+        """These are the refusals now. What did not stand `before` is logged and counted, by whoever heard it first."""
+        self._refusals = list(dict.fromkeys(found))
+        for finding in self._refusals:
+            if finding not in before:
                 log.error("%s", finding)
                 self._meter.add(CHAIN_FAILURES, 1, finding.partition(":")[0].lower())
-        self._refusals = list(dict.fromkeys(found))
 
     async def check_tails(self) -> None:
         """Read the ends of the chains that grew lately. Raises NoAnswer."""
@@ -144,11 +165,13 @@ class EvidenceWatch:
                 await self._check(tenant_id, whole=True, stopping=stopping, pause_s=pause_s)
 
     async def note_rotations(self) -> None:
-        """On return every chain knows of the key ring's rotations. Raises NoAnswer."""
+        """On return every chain knows of the key ring's rotations, unless nothing may be added. Raises NoAnswer."""
         ring = self.newest_ring()
         if ring.ring.version == self._noted_version:
             return
         async for tenant_ids in self._tenants():
+            if not self.permits:
+                return
             await note_rotations(self._pool, ring, tenant_ids)
         self._noted_version = ring.ring.version
 

@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from sinks import keyring
 from sinks.bundle_range import NothingToExportError, RangeWatch, Standing, ask_for_checkpoint, range_of
 from sinks.bundle_source import Range
 from sinks.bundle_tar import TooLargeError
-from sinks.bundles import BundleError, Bundler, Keys, Wanted
+from sinks.bundles import BundleError, Bundler, Keys, Wanted, Written
 from sinks.exports import ATTEMPTS_MAX, Exports, Pieces, Requested
 from sinks.keyring import KeyringError
 from sinks.pg import Pool
@@ -94,7 +93,11 @@ async def until_ready(pool: Pool, wanted: Range, patience: Patience) -> None:
 class Exporter:
     """Builds the bundles that tenants ask for over HTTP, one at a time."""
 
-    def __init__(self, settings: EvidenceSettings, pool: Pool, worm: Worm, clock: Clock) -> None:
+    def __init__(
+        self, settings: EvidenceSettings, pool: Pool, worm: Worm, clock: Clock, permitted: Callable[[], bool]
+    ) -> None:
+        """`permitted`: whether anything may be signed now."""
+        self._permitted = permitted
         self._settings = settings
         self._pool = pool
         self._worm = worm
@@ -120,29 +123,39 @@ class Exporter:
                 await asyncio.sleep(POLL_S)
 
     async def _next(self) -> bool:
-        """Whether there was an order to work on. One that could not be worked on now waits for its next turn."""
+        """Whether there was an order to work on. One that could not be worked on now waits for its next turn.
+
+        While nothing may be signed none is taken: an order has so many attempts, and this would be none.
+        """
+        if not self._permitted():
+            return False
         try:
             taken = await self._exports.take(LEASE)
             if taken is None:
                 return False
-            async with self._held(taken):
-                await self._one(taken)
+            await self._one(taken)
         except NoAnswer as failure:
             log.warning("a bundle of evidence has to wait: %s", failure.code)
             return False
         return True
 
-    @asynccontextmanager
-    async def _held(self, taken: Requested) -> AsyncIterator[None]:
-        """The order is nobody else's within the block: built twice, it would be counted as given up by the first."""
+    async def _held(self, taken: Requested, pieces: Pieces) -> Written:
+        """The bundle; while it is built its order is nobody else's: built twice, the first would give it up.
+
+        When this ends nothing renews the order any more, so that it can be given back. Raises what building raises,
+        and at once what ends the holding.
+        """
+        building = asyncio.create_task(self._built(taken, pieces))
         holding = asyncio.create_task(self._hold(taken))
         try:
-            yield
+            await asyncio.wait({building, holding}, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            building.cancel()
             holding.cancel()
-            await asyncio.gather(holding, return_exceptions=True)
+            await asyncio.gather(building, holding, return_exceptions=True)
         if not holding.cancelled():
             holding.result()
+        return building.result()
 
     async def _hold(self, taken: Requested) -> None:
         while True:
@@ -155,13 +168,7 @@ class Exporter:
     async def _one(self, taken: Requested) -> None:
         pieces = Pieces(self._worm, f"exports/{taken.tenant_id}/{taken.bundle_id}")
         try:
-            keys = keys_of(self._settings)
-            wanted = await self._range(taken)
-            await until_ready(self._pool, wanted, Patience(WAIT_S, lambda _: None))
-            bundler = Bundler(self._pool, self._worm, keys, self._clock)
-            bundle = Wanted(taken.bundle_id, wanted, taken.order.include_trace)
-            written = await bundler.write(bundle, pieces.write, lambda *_: None)
-            await pieces.close()
+            written = await self._held(taken, pieces)
         except (NotReadyError, NoAnswer) as problem:
             await self._again(taken, problem)
         except NothingToExportError:
@@ -176,6 +183,18 @@ class Exporter:
             await self._exports.failed(taken, "evidence cannot be signed here")
         else:
             await self._exports.done(taken, written, pieces)
+
+    async def _built(self, taken: Requested, pieces: Pieces) -> Written:
+        keys = keys_of(self._settings)
+        wanted = await self._range(taken)
+        await until_ready(self._pool, wanted, Patience(WAIT_S, lambda _: None))
+        if not self._permitted():  # an objection may have come while it was waited
+            raise NoAnswer(Code.STORE_UNAVAILABLE)
+        bundler = Bundler(self._pool, self._worm, keys, self._clock)
+        bundle = Wanted(taken.bundle_id, wanted, taken.order.include_trace)
+        written = await bundler.write(bundle, pieces.write, lambda *_: None)
+        await pieces.close()
+        return written
 
     async def _range(self, taken: Requested) -> Range:
         """Chosen by an order's first attempt: the later ones then build the same pieces, and not one more copy."""

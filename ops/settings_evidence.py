@@ -1,6 +1,18 @@
 """The variables of evidence: where it goes, who signs it and who watches."""
 
-from ops.settings_types import Service, Variable, path, secret, text, url
+from urllib.parse import urlsplit
+
+from ops.settings_types import SecretText, Service, Variable, path, secret, text, url
+from ops.tls import is_loopback
+
+
+def _witness_url(raw: str) -> SecretText:
+    """What a witness objects is not signed, and stops every decision: nobody on the way may say it in its place."""
+    parsed = url("http", "https")(raw)
+    if urlsplit(raw).scheme == "http" and not is_loopback(urlsplit(raw).hostname or ""):
+        raise ValueError("must begin with https:// for a witness on another host; http:// is for loopback only")
+    return parsed
+
 
 _UP, _EDGE, _WORKER, _MIGRATE, _CLIENT = Service
 
@@ -71,10 +83,11 @@ EVIDENCE = (
     ),
     Variable(
         name="FG_WITNESS_URL",
-        parse=url("http", "https"),
+        parse=_witness_url,
         default=None,
         default_note="no witness",
-        description="The witness that countersigns checkpoints: `frostgate witness`, run by somebody else.",
+        description="The witness that countersigns checkpoints: `frostgate witness`, run by somebody else. "
+        "`https`; `http` on loopback only.",
         services=(_WORKER,),
     ),
     Variable(

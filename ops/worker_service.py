@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from ops.attempt_sweep import AttemptSweep
@@ -54,7 +54,7 @@ from streams.stages.dead_letter import DeadLetterStage
 from streams.stages.decision import DecisionStage
 from streams.stages.dedupe import DedupeStage
 from streams.stages.evidence import EvidenceStage
-from streams.sweeper import QueueSweeper
+from streams.sweeper import QueueSweeper, RetrySweeper
 from streams.topology import STAGES, stage_stream
 
 QUEUE_STAGES = ("dedupe", "decision")
@@ -92,8 +92,8 @@ class Worker:
         self.worm = WormWatch(worm)
         plans = RetentionPlans(pool, dict(settings.evidence.retention_days_by_tier))
         self.evidence = EvidenceKeeper(worm, ArtifactIndex(pool), plans, signer, self._clock)
-        self.exporter = Exporter(settings.evidence, pool, worm, self._clock)
         self.duty = EvidenceDuty(settings.evidence, pool, worm, signer, self._clock, meter)
+        self.exporter = Exporter(settings.evidence, pool, worm, self._clock, lambda: self.duty.watch.permits)
         self._keeper = Keeper(jetstream, settings.streams, meter)
         self._runners: list[Runner] = []
         self._parts: StageParts | None = None
@@ -119,7 +119,8 @@ class Worker:
                 self._runners += self._lanes(parts, stage, partitions, settled)
         if "dlq" in stages:
             self._runners.append(self._advisories(parts, graveyard))
-        self._runners.append(self._retries(parts, relay))
+        retries = RetrySweeper(self._jetstream)
+        self._runners.append(self._retries(parts, relay, retries.settled))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.duty.run(stopping))
             tasks.create_task(self.exporter.run(stopping))
@@ -130,6 +131,7 @@ class Worker:
             tasks.create_task(self.worm.run(stopping))
             tasks.create_task(self._policy.run(stopping))
             tasks.create_task(relay.run(stopping))
+            tasks.create_task(retries.run(stopping))
             for sweeper in sweepers:
                 tasks.create_task(sweeper.run(stopping))
             tasks.create_task(self._run_stages(stopping))
@@ -204,8 +206,8 @@ class Worker:
         runner.add(self._keeper.inbox(parts.budgets["advisory"], 0, runner.arrived))
         return runner
 
-    def _retries(self, parts: StageParts, relay: Relay) -> Runner:
-        runner = parts.retries({name: self._stage(name, relay) for name in RETRIED_STAGES})
+    def _retries(self, parts: StageParts, relay: Relay, settled: Callable[[int], None]) -> Runner:
+        runner = parts.retries({name: self._stage(name, relay) for name in RETRIED_STAGES}, settled)
         runner.add(self._keeper.inbox(parts.budgets["retry"], 0, runner.arrived))
         return runner
 

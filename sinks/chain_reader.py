@@ -115,6 +115,8 @@ async def covered_tree(connection: Connection, tenant_id: str, size: int) -> tup
         hashes = hashes_of(text)
     except ValueError:
         raise ChainFault(tenant_id, "entry_altered", begin + 1) from None
+    if len(hashes) != HASH_BYTES * count:
+        raise ChainFault(tenant_id, "entry_altered", begin + 1)
     for at in range(0, len(hashes), HASH_BYTES):
         tree.append(hashes[at : at + HASH_BYTES])
     return tree, place

@@ -22,8 +22,10 @@ from schemas.checkpoint import (
 )
 from schemas.merkle import EMPTY_ROOT
 from sinks.chain_reader import ChainFault, covered_tree, pages
+from sinks.keyring import Keyring
 from sinks.notes import sign, text_of
 from sinks.pg import Connection, Pool
+from sinks.signed_leaves import signed_leaves
 from sinks.signing import Signer
 
 LOCK_CLASS = 0x4648
@@ -38,6 +40,7 @@ _NO_ROOT = EMPTY_ROOT.hex()
 _TENANTS = "SELECT tenant_id FROM tenants WHERE tenant_id > $1 ORDER BY tenant_id LIMIT $2"
 _GROWN = """
 SELECT h.tenant_id, h.seq, coalesce(f.size, 0) AS size, coalesce(f.hashes, ''::bytea) AS hashes, coalesce(f.root, $2),
+    coalesce(f.round, 0),
     coalesce((SELECT substring(e.entry FROM '"ingest_ts":"([^"]*)"') FROM chain_entries AS e
         WHERE e.tenant_id = h.tenant_id AND e.seq = coalesce(f.size, 0) + 1), '') AS since
 FROM chain_heads AS h LEFT JOIN chain_frontiers AS f USING (tenant_id)
@@ -85,13 +88,14 @@ UPDATE chain_checkpoints SET cosignature = $3, growth = '' WHERE partition = $1 
 
 
 class Grown(NamedTuple):
-    """A chain that is longer than its newest leaf; `since` is when its first uncovered event came in."""
+    """A chain that is longer than its newest leaf, of `round`; `since` is when its first uncovered event came in."""
 
     tenant_id: str
     seq: int
     size: int
     hashes: bytes
     root: str
+    round: int
     since: str
 
 
@@ -166,10 +170,11 @@ class Checkpoints:
         async with self._pool.tenant_transaction(tenant_ids) as connection:
             return [Grown(*row) for row in await connection.fetch(_GROWN, tenant_ids, _NO_ROOT)]
 
-    async def round(self, partition: int, tenant_ids: Sequence[str]) -> Made | None:
+    async def round(self, partition: int, tenant_ids: Sequence[str], ring: Keyring) -> Made | None:
         """Commit the partition's next round over what those of its tenants have new; None when another makes one.
 
-        A chain that is not whole gets no leaf and is among the faults; without any leaf there is no round.
+        A chain that is not whole, or did not grow from a leaf that a key of the ring signed, gets no leaf and is
+        among the faults; without any leaf there is no round.
         """
         taken, left = tenant_ids[:TENANTS_MAX], list(tenant_ids[TENANTS_MAX:])
         async with self._pool.tenant_transaction(taken) as connection:
@@ -179,10 +184,13 @@ class Checkpoints:
             entries_max = max(ENTRIES_MIN, ENTRIES_MAX // max(1, len(grown)))
             trees: list[_Tree] = []
             faults: list[ChainFault] = []
+            signed: dict[int, frozenset[Leaf]] = {0: frozenset()}
             for one in grown:
                 last = min(one.seq, one.size + entries_max)
+                if one.round not in signed:
+                    signed[one.round] = await signed_leaves(connection, partition, one.round, ring)
                 try:
-                    trees.append(await self._tree(connection, one, last))
+                    trees.append(await self._tree(connection, one, last, signed[one.round]))
                 except ChainFault as fault:
                     faults.append(fault)
                 else:
@@ -222,10 +230,10 @@ class Checkpoints:
         async with self._pool.connection() as connection:
             return [StoredRound(*row) for row in await connection.fetch(_UNSTORED, partition, after, SEND_MAX)]
 
-    async def unwitnessed(self, partition: int) -> list[StoredRound]:
-        """The oldest rounds that no witness has countersigned and one can still judge."""
+    async def unwitnessed(self, partition: int, limit: int = SEND_MAX) -> list[StoredRound]:
+        """The oldest rounds that no witness has countersigned and one can still judge, `limit` at most."""
         async with self._pool.connection() as connection:
-            return [StoredRound(*row) for row in await connection.fetch(_UNWITNESSED, partition, SEND_MAX)]
+            return [StoredRound(*row) for row in await connection.fetch(_UNWITNESSED, partition, limit)]
 
     async def stored(self, this: StoredRound) -> None:
         async with self._pool.connection() as connection:
@@ -235,13 +243,16 @@ class Checkpoints:
         async with self._pool.connection() as connection:
             await connection.execute(_COSIGNED, this.partition, this.number, cosignature)
 
-    async def _tree(self, connection: Connection, one: Grown, last: int) -> _Tree:
+    async def _tree(self, connection: Connection, one: Grown, last: int, signed: frozenset[Leaf]) -> _Tree:
         """Raises ChainFault, also where the frontier is not that of the entries it stands for: a root would be signed
-        that no chain has.
+        that no chain has. So it does where the frontier is none of the `signed` leaves of its round: entries, nodes
+        and frontier can be rewritten together, and what was signed of them cannot.
         """
         tree, after = await covered_tree(connection, one.tenant_id, one.size)
         if (tree.hashes, tree.root().hex()) != (one.hashes, one.root):
             raise ChainFault(one.tenant_id, "frontier_altered", one.size)
+        if one.size and Leaf(self._name(one.tenant_id), one.root, one.size) not in signed:
+            raise ChainFault(one.tenant_id, "checkpoint_altered", one.size)
         covering, nodes = Covering(one.size, last), list[Node]()
         async for hashes in pages(connection, one.tenant_id, after, last):
             for node in hashes:

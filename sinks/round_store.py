@@ -10,7 +10,7 @@ from schemas.answers import Refusal
 from schemas.checkpoint import round_of
 from sinks.checkpoints import Checkpoints, StoredRound, round_key
 from sinks.keyring import Keyring
-from sinks.notes import verify
+from sinks.notes import text_of, verify
 from sinks.signing import SignatureError
 from sinks.worm import Worm
 
@@ -43,10 +43,8 @@ class RoundStore:
             return later
         if last is not None and last.stored:
             held = await self._get(last.key)
-            if held != last.data and is_round(held, last, ring):
-                return f"{FORKED}: the WORM store holds another round {last.number} of partition {partition}"
             if held != last.data:
-                return f"{LOST}: the WORM store lacks round {last.number} of partition {partition}, which was put there"
+                return _differs(held, last, ring, f"{LOST}: the WORM store lacks {_words(last)}, which was put there")
         return await self._fork_of_the_waiting(partition, ring)
 
     async def put(self, this: StoredRound, ring: Keyring, *, retain_days: int) -> str:
@@ -54,9 +52,8 @@ class RoundStore:
         try:
             await self._worm.put(this.key, this.data, retain_days=retain_days)
         except Refusal:
-            if is_round(await self._get(this.key), this, ring):
-                return f"{FORKED}: the WORM store holds another round {this.number} of partition {this.partition}"
-            return f"{OBSTRUCTED}: no key of the ring signed what lies in the WORM store under {this.key}"
+            unsigned = f"{OBSTRUCTED}: no key of the ring signed what lies in the WORM store under {this.key}"
+            return _differs(await self._get(this.key), this, ring, unsigned)
         await self._checkpoints.stored(this)
         return ""
 
@@ -66,7 +63,7 @@ class RoundStore:
             held = await self._get(round_key(partition, after))
             if held is None:
                 return ""
-            if is_round(held, (partition, after), ring):
+            if _round_in(held, partition, after, ring):
                 now = await self._checkpoints.last(partition)  # another worker may just have made it
                 if (now.number if now else 0) >= after:
                     return ""
@@ -76,17 +73,17 @@ class RoundStore:
     async def _fork_of_the_waiting(self, partition: int, ring: Keyring) -> str:
         """A database that went on from an older state has outgrown the store's last round, not the first it made anew.
 
-        That one is among those which wait for the store, and rounds are put in order: where one is not there,
-        none after it is.
+        That one is among those which wait for the store. Rounds are put in order, but for those whose keys were
+        obstructed: so where one is not there, the others of its page are looked for all the same, and no page
+        after it.
         """
-        after = 0
-        while rounds := await self._checkpoints.unstored(partition, after):
+        after, complete = 0, True
+        while complete and (rounds := await self._checkpoints.unstored(partition, after)):
             for this in rounds:
                 held = await self._get(this.key)
-                if held is None:
-                    return ""
-                if held != this.data and is_round(held, this, ring):
-                    return f"{FORKED}: the WORM store holds another round {this.number} of partition {partition}"
+                complete = complete and held is not None
+                if (found := _differs(held, this, ring, "")).startswith(FORKED):
+                    return found
             after = rounds[-1].number
         return ""
 
@@ -94,11 +91,36 @@ class RoundStore:
         return await self._worm.get_range(key, 0, ROUND_BYTES_MAX)
 
 
-def is_round(held: bytes | None, this: StoredRound | tuple[int, int], ring: Keyring) -> bool:
-    """Whether these bytes hold a note that a key of the ring signed for the partition and number of that round."""
-    partition, number = this[:2]
+def _differs(held: bytes | None, this: StoredRound, ring: Keyring, otherwise: str) -> str:
+    """What another object than `this.data` under the round's key says; `otherwise` when it is no signed round.
+
+    The same note in another wrapping is no other history: whoever may write there can copy it out of a bundle.
+    """
+    text = _round_in(held, this.partition, this.number, ring)
+    if not text:
+        return otherwise
+    if says(this, text):
+        return f"{OBSTRUCTED}: the WORM store holds {_words(this)} in another wrapping under {this.key}"
+    return f"{FORKED}: the WORM store holds another {_words(this)}"
+
+
+def _round_in(held: bytes | None, partition: int, number: int, ring: Keyring) -> str:
+    """The text of the note in these bytes, once a key of the ring signed it for that round; else empty."""
     try:
-        found = round_of(verify(_held.decode(held or b"").note, ring.public_keys()))
+        text = verify(_held.decode(held or b"").note, ring.public_keys())
+        found = round_of(text)
     except (ValueError, SignatureError, RecursionError):
+        return ""
+    return text if (found.partition, found.number) == (partition, number) else ""
+
+
+def says(this: StoredRound, text: str) -> bool:
+    """Whether the round's note has this text, whoever signed it."""
+    try:
+        return text_of(this.note) == text
+    except SignatureError:
         return False
-    return (found.partition, found.number) == (partition, number)
+
+
+def _words(this: StoredRound) -> str:
+    return f"round {this.number} of partition {this.partition}"

@@ -1,19 +1,15 @@
 """Checking stored evidence: chains against their trees, trees against signed rounds."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import msgspec
-
-from schemas.checkpoint import GrowingTree, Leaf, first_link, link_to, round_of, round_root
+from schemas.checkpoint import GrowingTree, Leaf
 from sinks.chain_reader import ChainFault, Place, page, place_of, start, tree_at
 from sinks.keyring import Keyring
-from sinks.notes import text_of, verify
 from sinks.pg import Pool
-from sinks.signing import SignatureError
+from sinks.signed_leaves import signed_leaves
 
 TAIL_ENTRIES = 1_000
-_leaves = msgspec.json.Decoder(tuple[Leaf, ...])
 
 _HEAD = "SELECT seq, chain_hash FROM chain_heads WHERE tenant_id = $1"
 _FRONTIER = "SELECT size, hashes, root, name, partition, round FROM chain_frontiers WHERE tenant_id = $1"
@@ -24,10 +20,6 @@ WHERE tenant_id = ANY ($1::text[]) AND updated_at > now() - interval '15 minutes
 _SHRUNK = """
 SELECT f.tenant_id FROM chain_frontiers AS f LEFT JOIN chain_heads AS h USING (tenant_id)
 WHERE f.tenant_id = ANY ($1::text[]) AND coalesce(h.seq, 0) < f.size
-"""
-_ROUNDS = """
-SELECT checkpoint_seq, note, leaves FROM chain_checkpoints
-WHERE partition = $1 AND checkpoint_seq IN ($2::bigint, $2::bigint - 1) ORDER BY checkpoint_seq
 """
 
 
@@ -84,14 +76,14 @@ class Verification:
         async with self._pool.tenant_transaction([tenant_id]) as connection:
             leaf = await connection.fetchrow(_FRONTIER, tenant_id)
             row = await connection.fetchrow(_HEAD, tenant_id)
-            rounds = await connection.fetch(_ROUNDS, leaf["partition"], leaf["round"]) if leaf else []
+            signed = await signed_leaves(connection, leaf["partition"], leaf["round"], ring) if leaf else frozenset()
         head = Place(*row) if row else start(tenant_id)
         if leaf is None:
             return head, None
         covered = _Covered(*leaf)
         if head.seq < covered.size:
             raise ChainFault(tenant_id, "head_behind_checkpoint", head.seq)
-        if not _is_signed(covered, rounds, ring):
+        if Leaf(covered.name, covered.root, covered.size) not in signed:
             raise ChainFault(tenant_id, "checkpoint_altered", covered.size)
         return head, covered
 
@@ -102,20 +94,3 @@ class Verification:
         async with self._pool.tenant_transaction([tenant_id]) as connection:
             tree = await tree_at(connection, tenant_id, seq) if covered else GrowingTree()
             return tree, await place_of(connection, tenant_id, seq)
-
-
-def _is_signed(covered: _Covered, rounds: Sequence[Any], ring: Keyring) -> bool:
-    """Whether the round that the leaf names was signed, follows from its leaves, and has this leaf."""
-    if not rounds or rounds[-1]["checkpoint_seq"] != covered.round or len(rounds) != min(2, covered.round):
-        return False
-    try:
-        this = round_of(verify(rounds[-1]["note"], ring.public_keys()))
-        leaves = _leaves.decode(rounds[-1]["leaves"])
-        link = first_link(covered.partition) if covered.round == 1 else link_to(text_of(rounds[0]["note"]))
-    except (SignatureError, ValueError):
-        return False
-    return (
-        (this.partition, this.number) == (covered.partition, covered.round)
-        and round_root(link, leaves) == this.root
-        and Leaf(covered.name, covered.root, covered.size) in leaves
-    )

@@ -46,7 +46,10 @@ class _Problem(msgspec.Struct, frozen=True):
 
 
 class WitnessClient:
-    """Speaks to the witness at `url`, and believes what `public_key` signed alone."""
+    """Speaks to the witness at `url`. A round counts as seen only with a cosignature by `public_key`.
+
+    An objection is not signed: it is as true as the way to `url` is safe, and so that way is https or loopback.
+    """
 
     def __init__(self, url: str, public_key: Ed25519PublicKey, signer: Signer) -> None:
         if urlsplit(url).scheme not in {"http", "https"}:
@@ -81,7 +84,10 @@ class WitnessClient:
 
         Raises NoAnswer when it is away, or says what neither it nor we signed.
         """
-        answer = await asyncio.to_thread(self._ask, f"/v1/latest/{partition}", None)
+        try:
+            answer = await asyncio.to_thread(self._ask, f"/v1/latest/{partition}", None)
+        except Objection:  # nothing was shown to it that it could object to
+            raise NoAnswer(Code.STORE_UNAVAILABLE) from None
         try:
             latest = msgspec.json.decode(answer, type=_Latest)
             if not latest.round:

@@ -2,17 +2,14 @@
 
 import asyncio
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-import asyncpg
 import msgspec
 import pytest
 
-from ops.checkpointer import Checkpointer
 from ops.clock import SystemClock
 from ops.embedded import EmbeddedServers
 from ops.evidence_files import CheckpointSecretError, EvidenceFiles
@@ -22,68 +19,15 @@ from schemas.answers import NoAnswer
 from schemas.checkpoint import Round, note_text
 from schemas.metrics import CHAIN_FAILURES, CHECKPOINT_AGE_S
 from schemas.subjects import PARTITIONS, partition_of
-from schemas.units import UnixMs
 from sinks.checkpoints import Checkpoints, round_key
-from sinks.keyring import load, rotated
 from sinks.ledger import DecisionLedger
 from sinks.notes import sign
-from sinks.pg import Pool
 from sinks.round_store import RoundStore
-from sinks.signing import Signer, create_key
 from tests.integration.sinks import make
-from tests.integration.sinks.rounds import Counted, Kit, grow, kit, know, own_postgres, permitted, pool_of
+from tests.integration.sinks.rounds import grow, kit, know, own_postgres, permitted, pool_of
+from tests.integration.watched import Evidence, rotated
 
 WORKER = (sys.executable, "-c", "from ops.cli import main; main()", "worker", "--stages", "dlq")
-
-
-class Evidence:
-    """A database with evidence of its own, its checkpointer, and its watch as a starting worker has it."""
-
-    def __init__(self, servers: EmbeddedServers, pool: Pool, home: Path) -> None:
-        self.servers = servers
-        self.pool = pool
-        self.home = home
-        self.kit: Kit = kit(pool, home)
-        self.meter = Counted()
-        self.history = self.kit.history()
-        self.checkpointer = Checkpointer(self.history, self.kit.newest_ring, SystemClock(), self.meter, retain_days=1)
-
-    def watch(self, history: History | None = None) -> EvidenceWatch:
-        """As a starting worker has it, or beside the checkpointer of the same history."""
-        parts = (history or self.kit.history(), self.kit.verification)
-        signing = (self.kit.signer, self.kit.ring_file)
-        return EvidenceWatch(self.pool, parts, signing, SystemClock(), self.meter)
-
-    async def more(self, *tenants: str, first_event: int = 0) -> None:
-        """Every tenant has 300 entries more, and all of them are in a round that lies in the store."""
-        async with pool_of(self.servers, "operator") as operator:
-            for tenant in tenants:
-                await know(operator, tenant)
-                await grow(self.pool, tenant, 300, first_event)
-        await self.checkpointer.make_rounds(range(PARTITIONS), permitted)
-        assert self.checkpointer.findings == []
-
-    async def restored(self, meanwhile: Callable[[], Awaitable[None]]) -> None:
-        """Yesterday's base backup: what the database was before `meanwhile`, put back after it."""
-        data, backup = self.servers.postgres_home / "data", self.servers.postgres_home / "yesterday"
-        await self.servers.stop_one("postgres")
-        subprocess.run(["cp", "-a", data, backup], check=True)
-        await self.servers.start_one("postgres")
-        await meanwhile()
-        await self.servers.stop_one("postgres")
-        shutil.rmtree(data)
-        backup.rename(data)
-        await self.servers.start_one("postgres")
-
-    async def changed(self, statement: str, *values: object) -> None:
-        """A superuser's change with the triggers off."""
-        connection = await asyncpg.connect(self.servers.postgres_dsn("admin"))
-        try:
-            async with connection.transaction():
-                await connection.execute("SET LOCAL session_replication_role = replica")
-                await connection.execute(statement, *values)
-        finally:
-            await connection.close()
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +113,7 @@ async def test_a_key_signs_no_round_once_its_time_is_over_by_the_ring_as_it_is_n
     watch = evidence.watch()
     await watch.compare()
     assert watch.permits
-    _rotated(evidence, overlap_ms=0)
+    rotated(evidence, overlap_ms=0)
     assert not watch.permits
     assert [finding.partition(":")[0] for finding in watch.findings] == ["SIGNING_KEY_EXPIRED"]
     await grow(evidence.pool, tenant, 3, 5_000)
@@ -178,30 +122,18 @@ async def test_a_key_signs_no_round_once_its_time_is_over_by_the_ring_as_it_is_n
     assert await evidence.kit.checkpoints.grown([tenant]) != []
 
 
-def _rotated(evidence: Evidence, overlap_ms: int) -> Signer:
-    """The ring in its file knows one key more; the old one holds for the overlap."""
-    create_key(evidence.home / "next.pem")
-    new, now_ms = Signer.load(evidence.home / "next.pem"), SystemClock().now_ms()
-    ring_file, root, old = evidence.kit.ring_file, evidence.kit.root, evidence.kit.signer
-    times = (UnixMs(now_ms - 1), UnixMs(now_ms - 1 + overlap_ms))
-    fresh = ring_file.with_name("keyring.new")
-    fresh.write_bytes(rotated(load(ring_file), root, old, new, times).envelope)
-    fresh.replace(ring_file)
-    return new
-
-
 async def test_a_round_of_the_new_key_is_not_blamed_by_a_worker_that_read_the_ring_before(evidence: Evidence) -> None:
     tenant = make.tenant_id()
     await evidence.more(tenant)
     watch = evidence.watch()
     await watch.compare()
     before = evidence.kit.ring_file.read_bytes()
-    new = _rotated(evidence, overlap_ms=3_600_000)
+    new = rotated(evidence, overlap_ms=3_600_000)
     after = evidence.kit.ring_file.read_bytes()
     secret = (evidence.home / "checkpoint-secret").read_bytes()
     await grow(evidence.pool, tenant, 3, 5_000)
     elsewhere = Checkpoints(evidence.pool, new, secret, witnessed=False)
-    assert await elsewhere.round(partition_of(tenant), [tenant]) is not None
+    assert await elsewhere.round(partition_of(tenant), [tenant], evidence.kit.newest_ring()) is not None
     await watch.check_tails()
     assert watch.findings == []
     evidence.kit.ring_file.write_bytes(before)
@@ -364,18 +296,26 @@ async def test_a_running_worker_writes_each_rotation_of_its_ring_into_every_chai
     async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
         tasks.create_task(watch.run(stopping))
         assert await noted() == set()
-        _rotated(evidence, overlap_ms=3_600_000)
+        rotated(evidence, overlap_ms=3_600_000)
         while await noted() != tenants:  # noqa: ASYNC110  (what is awaited is in a database)
             await asyncio.sleep(0.02)
         stopping.set()
 
 
-async def test_another_round_in_the_store_than_in_the_database_is_a_fork(evidence: Evidence) -> None:
+async def test_nothing_is_written_about_a_rotation_into_chains_of_a_history_that_was_objected_to(
+    evidence: Evidence,
+) -> None:
     tenant = make.tenant_id()
     await evidence.more(tenant)
-    await evidence.changed("UPDATE chain_checkpoints SET note = replace(note, 'frostgate+', 'frostgate-')")
-    with pytest.raises(EvidenceRefusedError, match="EVIDENCE_FORKED"):
-        await evidence.watch().admit(asyncio.Event())
+    watch = evidence.watch(evidence.history)
+    await watch.admit(asyncio.Event())
+    rotated(evidence, overlap_ms=3_600_000)
+    evidence.history.objections[0] = "EVIDENCE_FORKED: the WORM store holds another round 1 of partition 0"
+    await watch.note_rotations()
+    assert [one.seq for one in await evidence.kit.checkpoints.grown([tenant])] == []
+    del evidence.history.objections[0]
+    await watch.note_rotations()
+    assert [one.seq for one in await evidence.kit.checkpoints.grown([tenant])] == [301]
 
 
 async def test_a_change_by_a_superuser_is_found_within_a_minutes_pass_or_the_full_one(evidence: Evidence) -> None:

@@ -21,12 +21,16 @@ from ops.embedded.process import free_port
 from ops.evidence_watch import EvidenceRefusedError, EvidenceWatch, GuardedLedger
 from ops.history import History
 from ops.witness.client import WitnessClient
+from ops.witness.judge import Objection, WitnessCode
 from ops.witness.service import BODY_BYTES_MAX
 from schemas.answers import NoAnswer
+from schemas.checkpoint import Round, note_text
+from schemas.metrics import CHAIN_FAILURES
 from schemas.subjects import PARTITIONS, partition_of
 from schemas.units import UnixMs
+from sinks.checkpoints import StoredRound, round_key
 from sinks.ledger import DecisionLedger
-from sinks.notes import text_of, verify_cosignature
+from sinks.notes import sign, text_of, verify_cosignature
 from sinks.pg import Pool
 from sinks.signing import load_public_key
 from tests.integration.sinks import make
@@ -152,6 +156,7 @@ async def test_rounds_made_while_the_witness_is_away_are_countersigned_once_it_i
     await log.more(tenant, 5, 2_000)
     await checkpointer.make_rounds(range(PARTITIONS), permitted)
     assert [bool(this["cosignature"]) for this in await log.rounds(tenant)] == [True, False, False]
+    assert [one.number for one in await log.kit.checkpoints.unwitnessed(partition_of(tenant), 1)] == [2]
     log.clock.ahead_ms = WITNESS_AWAY_MS_MAX
     assert [each.partition(":")[0] for each in checkpointer.degraded] == ["WITNESS_AWAY"]
     assert checkpointer.findings == []
@@ -164,6 +169,8 @@ async def test_rounds_made_while_the_witness_is_away_are_countersigned_once_it_i
         assert checkpointer.degraded == []
         log.clock.ahead_ms += WITNESS_AWAY_MS_MAX
         assert checkpointer.degraded == [], "no round waits: nothing is late"
+        with pytest.raises(NoAnswer):
+            await log.client().latest(PARTITIONS, log.kit.ring)  # a problem with a code, and no objection to anything
         seen = await log.client().latest(partition_of(tenant), log.kit.ring)
         assert seen is not None
         assert (seen.number, seen.text) == (3, text_of((await log.rounds(tenant))[-1]["note"]))
@@ -183,7 +190,9 @@ async def test_a_database_and_a_store_restored_together_are_found_by_the_witness
             await log.watch().admit(asyncio.Event())
 
 
-async def test_another_history_than_the_witness_saw_is_not_countersigned_and_stops_every_decision(log: Log) -> None:
+async def test_another_history_than_the_witness_saw_is_not_countersigned_and_stops_every_decision(
+    log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
     tenant = make.tenant_id()
     partition = partition_of(tenant)
     async with log.witness():
@@ -200,6 +209,9 @@ async def test_another_history_than_the_witness_saw_is_not_countersigned_and_sto
         assert watch.permits
         await checkpointer.make_rounds([partition], lambda: watch.permits)
         assert [finding.partition(":")[0] for finding in watch.findings] == ["EVIDENCE_ROLLED_BACK"]
+        await watch.compare()
+        counted = [labels for name, _value, labels in log.meter.told if name == CHAIN_FAILURES.name]
+        assert counted == [("evidence_rolled_back",)], "one objection is one, whoever hears it and how often"
         assert [bool(this["cosignature"]) for this in await log.rounds(tenant)] == [True, False]
         with pytest.raises(NoAnswer):
             await ledger.record([make.record(tenant, "evt-after")])
@@ -215,12 +227,84 @@ async def test_another_history_than_the_witness_saw_is_not_countersigned_and_sto
     async with log.witness():
         await log.watch(history._replace(witness=log.client())).compare()
     assert history.objections == {}, "a new memory begins with the round it is sent"
+    assert "no longer objected: EVIDENCE_ROLLED_BACK" in caplog.text
+
+
+async def test_what_a_comparison_found_at_the_witness_stands_while_the_witness_is_away(log: Log) -> None:
+    """Database and store are put back together under a running worker, and then the way to the witness is cut."""
+    tenant = make.tenant_id()
+    partition = partition_of(tenant)
+    async with log.witness():
+        history = log.kit.history(log.client())
+        watch = log.watch(history)
+        await watch.admit(asyncio.Event())
+        for first_event in (0, 1_000):
+            await log.more(tenant, 5, first_event)
+            await log.checkpointer(history).make_rounds([partition], lambda: watch.permits)
+        await log.changed("DELETE FROM chain_checkpoints WHERE partition = $1 AND checkpoint_seq = 2", partition)
+        log.kit.ring_file.with_name("worm").joinpath(f"checkpoints/p{partition:02d}/000000000002.json").unlink()
+        await watch.compare()
+        assert not watch.permits
+    await watch.compare()
+    assert not watch.permits
+    assert [finding.partition(":")[0] for finding in watch.findings] == ["EVIDENCE_ROLLED_BACK"]
+    with pytest.raises(EvidenceRefusedError, match="EVIDENCE_ROLLED_BACK: the witness saw round 2"):
+        await watch.admit(asyncio.Event())
+
+
+async def test_a_witness_is_given_no_round_of_a_history_that_was_objected_to(log: Log) -> None:
+    """It would countersign the fork, and take it for the one history from then on."""
+    tenant = make.tenant_id()
+    partition = partition_of(tenant)
+    async with log.witness():
+        history = log.kit.history(log.client())
+        watch, checkpointer = log.watch(history), log.checkpointer(history)
+        await log.more(tenant, 5, 0)
+        await checkpointer.make_rounds([partition], permitted)
+        await log.more(tenant, 5, 1_000)
+        await log.kit.checkpoints.round(partition, [tenant], log.kit.ring)
+        other = sign(note_text(Round(partition, 2, bytes(32))), log.kit.signer)
+        forked = json.dumps({"leaves": [], "note": other, "partition": partition, "round": 2}).encode()
+        await log.kit.worm.put(round_key(partition, 2), forked, retain_days=1)
+        await watch.compare()
+        assert [finding.partition(":")[0] for finding in watch.findings] == ["EVIDENCE_FORKED"]
+        log.kit.ring_file.with_name("worm").joinpath(round_key(partition, 2)).unlink()
+        await checkpointer.make_rounds([partition], permitted)
+        assert [bool(this["cosignature"]) for this in await log.rounds(tenant)] == [True, False]
+        seen = await log.client().latest(partition, log.kit.ring)
+        assert seen is not None
+        assert seen.number == 1
+
+
+class _Lacking(WitnessClient):
+    """A witness that says it lacks a round."""
+
+    async def countersign(self, this: StoredRound) -> str:
+        raise Objection(WitnessCode.GAP, f"round {this.number - 1} is missing")
+
+
+async def test_what_the_witness_lacked_is_forgotten_once_no_round_waits_for_it(log: Log) -> None:
+    """Another worker, or another ring, may have brought it."""
+    tenant = make.tenant_id()
+    partition = partition_of(tenant)
+    async with log.witness():
+        key = load_public_key(log.witness_home / "witness-key.pub")
+        lacking = _Lacking(f"http://127.0.0.1:{log.port}", key, log.kit.signer)
+        checkpointer, other = log.checkpointer(log.kit.history(lacking)), log.checkpointer()
+        await log.more(tenant, 5, 0)
+        await checkpointer.make_rounds([partition], permitted)
+        assert [finding.partition(":")[0] for finding in checkpointer.findings] == ["WITNESS_GAP"]
+        await other.make_rounds([partition], permitted)
+        await checkpointer.make_rounds([partition], permitted)
+        assert checkpointer.findings == []
 
 
 async def test_a_round_of_the_same_number_that_the_witness_saw_otherwise_refuses_the_start(log: Log) -> None:
     """Database and store were restored together while it was away, and have gone on since: no number tells."""
     tenant = make.tenant_id()
     partition = partition_of(tenant)
+    while partition_of(other := make.tenant_id()) != partition:
+        pass
     rounds = log.kit.ring_file.with_name("worm") / f"checkpoints/p{partition:02d}"
     async with log.witness():
         for first_event in (0, 1_000):
@@ -229,7 +313,7 @@ async def test_a_round_of_the_same_number_that_the_witness_saw_otherwise_refuses
     await log.changed("DELETE FROM chain_checkpoints WHERE partition = $1 AND checkpoint_seq = 2", partition)
     rounds.joinpath("000000000002.json").unlink()
     for first_event in (2_000, 3_000):
-        await log.more(tenant, 7, first_event)
+        await log.more(other, 7, first_event)
         await log.checkpointer().make_rounds([partition], permitted)
     await log.watch().admit(asyncio.Event())
     async with log.witness():
@@ -264,7 +348,7 @@ async def _signed_by_a_stranger(log: Log) -> bytes:
     home.mkdir()
     stranger = kit(log.pool, home, witnessed=True)
     await log.more(tenant, 3, 0)
-    await stranger.checkpoints.round(partition_of(tenant), [tenant])
+    await stranger.checkpoints.round(partition_of(tenant), [tenant], stranger.ring)
     (this,) = await stranger.checkpoints.unwitnessed(partition_of(tenant))
     link = this.link.hex()
     return f'{{"note":{json.dumps(this.note)},"link":"{link}","leaves":{this.leaves},"growth":{this.growth}}}'.encode()

@@ -89,7 +89,9 @@ class Evidence:
         """One round of each tenant's partition."""
         rounds = Checkpoints(self.pool, self.signer, SECRET, witnessed=False)
         for partition in {partition_of(tenant) for tenant in tenants}:
-            made = await rounds.round(partition, [one for one in tenants if partition_of(one) == partition])
+            made = await rounds.round(
+                partition, [one for one in tenants if partition_of(one) == partition], self.keyring
+            )
             assert made is not None
             assert made.faults == ()
 

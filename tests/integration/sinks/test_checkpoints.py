@@ -12,7 +12,7 @@ import pytest
 
 from ops.clock import SystemClock
 from schemas.answers import Refusal
-from schemas.checkpoint import Leaf, first_link, leaf_name, link_to, round_of, round_root, tenant_key
+from schemas.checkpoint import GrowingTree, Leaf, first_link, leaf_name, link_to, round_of, round_root, tenant_key
 from schemas.merkle import Frontier
 from schemas.subjects import partition_of
 from schemas.units import parse_rfc3339
@@ -45,7 +45,7 @@ async def _chain(worker: Pool, operator: Pool, count: int) -> str:
 
 
 async def _cover(made: Kit, tenant: str) -> StoredRound:
-    result = await made.checkpoints.round(partition_of(tenant), [tenant])
+    result = await made.checkpoints.round(partition_of(tenant), [tenant], made.ring)
     assert result is not None
     assert result.faults == ()
     last = await made.checkpoints.last(partition_of(tenant))
@@ -109,7 +109,7 @@ async def test_a_chain_far_longer_than_a_round_takes_is_covered_over_several(
     monkeypatch.setattr("sinks.checkpoints.LEAF_EVERY", 1_500)
     tenant = await _chain(worker, operator, 2_600)
     for left in ((tenant,), (tenant,), ()):
-        result = await made.checkpoints.round(partition_of(tenant), [tenant])
+        result = await made.checkpoints.round(partition_of(tenant), [tenant], made.ring)
         assert result is not None
         assert (result.covered, result.left) == ((tenant,), left)
     kept = await superuser.fetch("SELECT size, root FROM chain_leaves WHERE tenant_id = $1", tenant)
@@ -125,9 +125,9 @@ async def test_one_worker_at_a_time_makes_a_partitions_round(
     tenant = await _chain(worker, operator, 3)
     async with superuser.transaction():
         await superuser.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCK_CLASS, partition_of(tenant))
-        assert await made.checkpoints.round(partition_of(tenant), [tenant]) is None
+        assert await made.checkpoints.round(partition_of(tenant), [tenant], made.ring) is None
     assert await made.checkpoints.grown([tenant]) != []
-    both = await asyncio.gather(*(made.checkpoints.round(partition_of(tenant), [tenant]) for _ in range(4)))
+    both = await asyncio.gather(*(made.checkpoints.round(partition_of(tenant), [tenant], made.ring) for _ in range(4)))
     assert [result.covered for result in both if result and result.covered] == [(tenant,)]
 
 
@@ -260,7 +260,7 @@ async def test_an_entry_changed_with_its_hash_before_any_round_breaks_the_link_o
         await superuser.execute(_TAMPERING["entry_altered"].replace("{t}", tenant))
     with pytest.raises(ChainFault, match="link_broken at seq 501"):
         await _walk(made, tenant)
-    result = await made.checkpoints.round(partition_of(tenant), [tenant])
+    result = await made.checkpoints.round(partition_of(tenant), [tenant], made.ring)
     assert result is not None
     assert [fault.reason for fault in result.faults] == ["link_broken"]
 
@@ -309,7 +309,7 @@ async def test_no_round_is_signed_over_a_frontier_that_is_not_that_of_the_entrie
         await superuser.execute("SET LOCAL session_replication_role = replica")
         await superuser.execute(_FALSE_FRONTIER[change].replace("{t}", tenant))
     await grow(worker, tenant, 3, 1_000)
-    result = await made.checkpoints.round(partition_of(tenant), [tenant])
+    result = await made.checkpoints.round(partition_of(tenant), [tenant], made.ring)
     assert result is not None
     assert [(fault.tenant_id, fault.reason) for fault in result.faults] == [(tenant, "frontier_altered")]
     assert result.covered == ()
@@ -328,9 +328,42 @@ async def test_no_round_is_signed_behind_a_past_that_was_rewritten_with_every_ha
         await superuser.execute("DELETE FROM chain_heads WHERE tenant_id = $1", tenant)
         await superuser.execute("DELETE FROM evidence_outbox WHERE tenant_id = $1", tenant)
     await grow(worker, tenant, count + 5, 5_000)
-    result = await made.checkpoints.round(partition_of(tenant), [tenant])
+    result = await made.checkpoints.round(partition_of(tenant), [tenant], made.ring)
     assert result is not None
     assert [(fault.reason, fault.seq) for fault in result.faults] == [("frontier_altered", count)]
+
+
+@pytest.mark.parametrize("count", [3, 256, 600])
+async def test_no_round_is_signed_over_a_past_that_was_rewritten_together_with_its_nodes_and_frontier(
+    count: int, made: Kit, worker: Pool, operator: Pool, superuser: Any
+) -> None:
+    tenant = await _chain(worker, operator, count)
+    before = await _cover(made, tenant)
+    async with superuser.transaction():
+        await superuser.execute("SET LOCAL session_replication_role = replica")
+        for table in ("chain_entries", "chain_heads", "chain_nodes", "evidence_outbox"):
+            await superuser.execute("DELETE FROM TABLE WHERE tenant_id = $1".replace("TABLE", table), tenant)
+    await grow(worker, tenant, count + 5, 5_000)
+    await _forged(superuser, tenant, count)
+    result = await made.checkpoints.round(partition_of(tenant), [tenant], made.ring)
+    assert result is not None
+    assert [(fault.reason, fault.seq) for fault in result.faults] == [("checkpoint_altered", count)]
+    assert await made.checkpoints.last(partition_of(tenant)) == before
+
+
+async def _forged(superuser: Any, tenant: str, size: int) -> None:
+    """Nodes and frontier are those of the entries there are now."""
+    rows = await superuser.fetch(
+        "SELECT chain_hash FROM chain_entries WHERE tenant_id = $1 AND seq <= $2 ORDER BY seq", tenant, size
+    )
+    tree = GrowingTree()
+    nodes = [node for row in rows for node in tree.append(bytes.fromhex(row["chain_hash"]))]
+    async with superuser.transaction():
+        await superuser.execute("SET LOCAL session_replication_role = replica")
+        insert = "INSERT INTO chain_nodes (tenant_id, level, position, hash) VALUES ($1, $2, $3, $4)"
+        await superuser.executemany(insert, [(tenant, *node.place, node.hash) for node in nodes])
+        update = "UPDATE chain_frontiers SET root = $2, hashes = $3 WHERE tenant_id = $1"
+        await superuser.execute(update, tenant, tree.root().hex(), tree.hashes)
 
 
 @pytest.mark.parametrize("column", ["kind", "event_id"])
@@ -347,7 +380,7 @@ async def test_a_kind_or_event_that_is_not_the_entrys_is_found(
     for whole in (True, False):
         with pytest.raises(ChainFault, match="entry_altered at seq 20"):
             await _walk(made, tenant, whole=whole)
-    result = await made.checkpoints.round(partition_of(tenant), [tenant])
+    result = await made.checkpoints.round(partition_of(tenant), [tenant], made.ring)
     assert result is not None
     assert [(fault.reason, fault.seq) for fault in result.faults] == [("entry_altered", 20)]
 
@@ -363,7 +396,7 @@ async def test_a_damaged_chain_gets_no_checkpoint_and_keeps_nobody_from_theirs(
     async with superuser.transaction():
         await superuser.execute("SET LOCAL session_replication_role = replica")
         await superuser.execute("DELETE FROM chain_entries WHERE tenant_id = $1 AND seq = 2", damaged)
-    result = await made.checkpoints.round(partition_of(sound), [damaged, sound])
+    result = await made.checkpoints.round(partition_of(sound), [damaged, sound], made.ring)
     assert result is not None
     assert result.covered == (sound,)
     assert [(fault.tenant_id, fault.reason, fault.seq) for fault in result.faults] == [(damaged, "entry_missing", 2)]

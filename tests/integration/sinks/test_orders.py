@@ -18,7 +18,7 @@ from schemas.codes import Code
 from sinks import bundle_tar
 from sinks.bundle_source import Range
 from sinks.bundles import Keys
-from sinks.exports import ATTEMPTS_MAX, ExportDesk, Exports
+from sinks.exports import ATTEMPTS_MAX, ExportDesk, Exports, Requested
 from sinks.pg import Pool
 from sinks.segments import EvidenceError
 from sinks.worm import DirectoryWorm
@@ -37,7 +37,8 @@ class Worker:
     """The worker's exporter over evidence of a test, and what an edge asks of it."""
 
     def __init__(self, evidence: Evidence, edge: Pool, worm: DirectoryWorm) -> None:
-        self.exporter = Exporter(load({}).evidence, evidence.pool, worm, SystemClock())
+        self.permitted = True
+        self.exporter = Exporter(load({}).evidence, evidence.pool, worm, SystemClock(), lambda: self.permitted)
         self.desk = ExportDesk(edge, worm)
 
     async def order(self, tenant: str) -> str:
@@ -165,6 +166,84 @@ async def test_an_order_that_another_worker_has_taken_over_is_not_given_back_by_
     assert not await superuser.fetchval(_HELD, tenant)
 
 
+@pytest.mark.usefixtures("signing")
+async def test_no_order_is_taken_and_none_signed_while_nothing_may_be(
+    evidence: Evidence, edge: Pool, tenant: str, superuser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await evidence.keep(tenant, range(3))
+    worker = Worker(evidence, edge, evidence.worm)
+    bundle_id = await worker.order(tenant)
+    worker.permitted = False
+    assert (await worker.attempt(tenant, bundle_id))["status"] == "pending"
+    assert await superuser.fetchval("SELECT attempts FROM export_requests WHERE tenant_id = $1", tenant) == 0
+
+    async def objected(*_waited: object) -> None:
+        worker.permitted = False
+
+    worker.permitted = True
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(exporter, "until_ready", objected)
+        assert (await worker.attempt(tenant, bundle_id))["status"] == "pending"
+    assert not (tmp_path / "exports").exists()
+    worker.permitted = True
+    await superuser.execute("UPDATE export_requests SET taken_until = now() WHERE tenant_id = $1", tenant)
+    assert (await worker.attempt(tenant, bundle_id))["status"] == "ready"
+
+
+class Renewing(Exports):
+    """Every renewal of an order is under way until it is called off, or breaks in a way that nobody foresaw."""
+
+    def __init__(self, pool: Pool, *, breaks: bool) -> None:
+        super().__init__(pool)
+        self.breaks = breaks
+        self.begun, self.under_way, self.at_return = asyncio.Event(), 0, -1
+
+    async def hold(self, taken: Requested, lease: timedelta) -> None:
+        if lease != exporter.LEASE:
+            await super().hold(taken, lease)
+            return
+        self.begun.set()
+        self.under_way += 1
+        try:
+            if self.breaks:
+                raise RuntimeError("unforeseen")
+            await asyncio.Event().wait()
+        finally:
+            self.under_way -= 1
+
+    async def give_back(self, taken: Requested, pause: timedelta) -> None:
+        self.at_return = self.under_way
+        await super().give_back(taken, pause)
+
+
+@pytest.mark.usefixtures("signing")
+async def test_an_order_is_given_back_once_nothing_renews_it_any_more(
+    evidence: Evidence, edge: Pool, tenant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "RENEW_S", 0)
+    await evidence.keep(tenant, range(3))
+    exports = Renewing(evidence.pool, breaks=False)
+    worker = Worker(evidence, edge, GoingAway(tmp_path, exports.begun))
+    worker.exporter._exports = exports
+    assert (await worker.attempt(tenant, await worker.order(tenant)))["status"] == "pending"
+    assert exports.begun.is_set()
+    assert exports.at_return == 0
+
+
+@pytest.mark.usefixtures("signing")
+async def test_what_ends_the_renewals_of_an_order_ends_its_building_at_once(
+    evidence: Evidence, edge: Pool, tenant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "RENEW_S", 0)
+    await evidence.keep(tenant, range(3))
+    worker = Worker(evidence, edge, Paused(tmp_path))
+    worker.exporter._exports = Renewing(evidence.pool, breaks=True)
+    await worker.order(tenant)
+    async with asyncio.timeout(60):
+        with pytest.raises(RuntimeError, match="unforeseen"):
+            await worker.exporter._next()
+
+
 class Halting(DirectoryWorm):
     """A store that goes away after so many objects."""
 
@@ -174,6 +253,18 @@ class Halting(DirectoryWorm):
         if not self.left:
             raise NoAnswer(Code.STORE_UNAVAILABLE)
         self.left -= 1
+        await super().put(key, data, retain_days=retain_days)
+
+
+class GoingAway(Halting):
+    """A store that goes away at its first object, once something has happened."""
+
+    def __init__(self, root: Path, until: asyncio.Event) -> None:
+        super().__init__(root)
+        self.until = until
+
+    async def put(self, key: str, data: bytes, *, retain_days: int) -> None:
+        await self.until.wait()
         await super().put(key, data, retain_days=retain_days)
 
 

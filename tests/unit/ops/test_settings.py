@@ -72,6 +72,15 @@ def test_the_defaults_are_a_configuration_that_up_can_start_with() -> None:
     assert settings.evidence.worm_dir == Path.cwd() / ".frostgate" / "worm"
 
 
+@pytest.mark.parametrize("host", ["witness", "10.0.0.7", "127.0.0.1.example"])
+def test_a_witness_on_another_host_is_reached_by_https_alone(host: str) -> None:
+    environ = {"FG_WITNESS_PUBLIC_KEY_FILE": "/w.pub"}
+    with pytest.raises(SettingsError, match="FG_WITNESS_URL must begin with https://"):
+        load(environ | {"FG_WITNESS_URL": f"http://{host}:8090"})
+    for url in (f"https://{host}:8090", "http://127.0.0.1:8090", "http://localhost:8090", "http://[::1]:8090"):
+        assert load(environ | {"FG_WITNESS_URL": url}).evidence.witness_url == url
+
+
 def test_all_faults_stand_in_one_message() -> None:
     environ = {
         "FG_ENV": "prod",

@@ -42,7 +42,7 @@ async def test_the_tree_is_that_of_the_hashes_and_the_walk_stands_behind_the_las
     assert (tree.size, tree.root(), place) == (5, whole.root(), (5, rows[-1][3]))
 
 
-@pytest.mark.parametrize("hashes", ["z" * 64 * 5, "0" * 63, "A" * 64 * 5])
+@pytest.mark.parametrize("hashes", ["z" * 64 * 5, "0" * 63, "A" * 64 * 5, "00" * (32 * 5 - 1), "00" * 32 * 4])
 async def test_what_is_no_hash_is_a_fault_of_the_chain_and_of_nobody_else(hashes: str) -> None:
     with pytest.raises(ChainFault, match="entry_altered"):
         await covered_tree(_Chain(_rows(5), hashes), "acme", 5)
