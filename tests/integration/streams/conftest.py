@@ -1,12 +1,16 @@
 """Connections and throw-away streams on the session's real broker."""
 
 import itertools
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 
+from ops import plan
 from ops.embedded import EmbeddedServers
+from ops.embedded.directory import DataDirectory
+from ops.settings import load
 from schemas.metrics import Metric
 from streams.jetstream import JetStream
 from streams.settings import StreamSettings
@@ -27,6 +31,20 @@ class Tally:
 @pytest.fixture
 def tally() -> Tally:
     return Tally()
+
+
+@pytest.fixture(scope="module")
+async def own_servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedServers]:
+    """Servers that only the tests of one module use, for `servers` to be overridden with."""
+    with await DataDirectory.open(tmp_path_factory.mktemp("own") / "data") as directory:
+        embedded = EmbeddedServers(directory)
+        try:
+            await embedded.start()
+            await plan.lay_out(embedded, load({}).streams)
+            yield embedded
+        finally:
+            await embedded.stop()
+            shutil.rmtree(directory.outside, ignore_errors=True)
 
 
 @pytest.fixture

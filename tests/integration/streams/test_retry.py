@@ -142,6 +142,12 @@ class Lane(NamedTuple):
         return found
 
 
+@pytest.fixture(scope="module")
+def servers(own_servers: EmbeddedServers) -> EmbeddedServers:
+    """What other tests leave unsettled or terminated would keep the lane from being swept."""
+    return own_servers
+
+
 @pytest.fixture
 async def retry_lane(servers: EmbeddedServers, stream_settings: StreamSettings, tally: Tally) -> AsyncIterator[Lane]:
     jetstream = await JetStream.connect(servers.nats_url("worker"), "worker")

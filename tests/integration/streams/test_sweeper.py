@@ -1,15 +1,11 @@
 """Settled messages leave the queues, and nothing else does."""
 
 import asyncio
-import shutil
-from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
 
-from ops import plan
 from ops.embedded import EmbeddedServers
-from ops.embedded.directory import DataDirectory
 from ops.settings import load
 from schemas.meter import Meter
 from schemas.subjects import PARTITIONS, ingest_stream, lane
@@ -59,17 +55,9 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedServers]:
-    """A broker of their own: what other tests leave unsettled would hold these queues back."""
-    with await DataDirectory.open(tmp_path_factory.mktemp("sweeper") / "data") as directory:
-        embedded = EmbeddedServers(directory)
-        try:
-            await embedded.start()
-            await plan.lay_out(embedded, load({}).streams)
-            yield embedded
-        finally:
-            await embedded.stop()
-            shutil.rmtree(directory.outside, ignore_errors=True)
+def servers(own_servers: EmbeddedServers) -> EmbeddedServers:
+    """What other tests leave unsettled would hold these queues back."""
+    return own_servers
 
 
 @pytest.fixture
