@@ -1,15 +1,12 @@
 """Depths of tenants on a real broker: what is unsettled counts, what is settled does not."""
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
 
-from ops import plan
 from ops.embedded import EmbeddedServers
-from ops.embedded.directory import DataDirectory
 from ops.settings import load
 from schemas.answers import NoAnswer
 from schemas.codes import Code
@@ -28,17 +25,9 @@ STREAM = ingest_stream(0)
 
 
 @pytest.fixture(scope="module")
-async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedServers]:
-    """A broker of their own: what other tests leave unsettled would blur these depths."""
-    with await DataDirectory.open(tmp_path_factory.mktemp("depth") / "data") as directory:
-        embedded = EmbeddedServers(directory)
-        try:
-            await embedded.start()
-            await plan.lay_out(embedded, load({}).streams)
-            yield embedded
-        finally:
-            await embedded.stop()
-            shutil.rmtree(directory.outside, ignore_errors=True)
+def servers(own_servers: EmbeddedServers) -> EmbeddedServers:
+    """What other tests leave unsettled would blur these depths."""
+    return own_servers
 
 
 @pytest.fixture
