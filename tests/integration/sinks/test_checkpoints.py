@@ -291,7 +291,9 @@ async def test_a_chain_rewritten_whole_with_every_hash_right_is_found_by_its_rou
 
 
 _FALSE_FRONTIER = {
-    "hashes": "UPDATE chain_frontiers SET hashes = overlay(hashes PLACING '\\x00' FROM 40) WHERE tenant_id = '{t}'",
+    "hashes": """
+        UPDATE chain_frontiers SET hashes = set_byte(hashes, 39, 255 - get_byte(hashes, 39)) WHERE tenant_id = '{t}'
+    """,
     "hashes of no frontier": "UPDATE chain_frontiers SET hashes = ''::bytea WHERE tenant_id = '{t}'",
     "root": "UPDATE chain_frontiers SET root = repeat('0', 64) WHERE tenant_id = '{t}'",
     "size": "UPDATE chain_frontiers SET size = 598 WHERE tenant_id = '{t}'",
