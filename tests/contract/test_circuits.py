@@ -1,7 +1,6 @@
 """A component that keeps failing is spared: the exact codes, no effect, a few probes, and recovery by itself."""
 
 import asyncio
-import dataclasses
 import itertools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -20,13 +19,10 @@ from schemas.units import UnixMs, format_rfc3339
 from sinks.signing import Signer
 from tests.contract.conftest import RunEdge, Sender
 from tests.contract.proxy import Proxy
-from tests.contract.running import SETTINGS
 from tests.contract.wire import Answer
 
 Proxied = tuple[Proxy, str]
 PROBES = 4
-PATIENT = dataclasses.replace(SETTINGS, redis_timeout_ms=2_000)
-"""A busy machine may keep a sound Redis waiting, which is not what these tests are about."""
 LONG_AGO = format_rfc3339(UnixMs(SystemClock().now_ms() - 3_600_000))
 """Made so long ago that only Postgres can tell whether it is new."""
 _numbers = itertools.count(1)
@@ -86,7 +82,7 @@ async def test_a_component_that_fails_opens_its_circuit_and_closes_it_after_prob
     sender: Sender, run_edge: RunEdge, component: tuple[Proxy, dict[str, str], str, str]
 ) -> None:
     proxy, reached, code, name = component
-    async with run_edge(**reached, settings=PATIENT, more={"breaker": settings(open_seconds=1)}) as edge:
+    async with run_edge(**reached, more={"breaker": settings(open_seconds=1)}) as edge:
         here = sender.at(edge)
         assert (await offered(here)).status == 202
         proxy.cut()
@@ -110,7 +106,7 @@ async def test_an_open_circuit_stays_open_for_its_time_and_says_how_long(
     sender: Sender, run_edge: RunEdge, postgres_proxy: Proxied
 ) -> None:
     proxy, dsn = postgres_proxy
-    async with run_edge(postgres_dsn=dsn, settings=PATIENT, more={"breaker": settings(open_seconds=600)}) as edge:
+    async with run_edge(postgres_dsn=dsn, more={"breaker": settings(open_seconds=600)}) as edge:
         here = sender.at(edge)
         assert (await offered(here)).status == 202
         proxy.cut()
@@ -125,7 +121,7 @@ async def test_a_probe_that_fails_opens_the_circuit_again(
     sender: Sender, run_edge: RunEdge, redis_proxy: Proxied
 ) -> None:
     proxy, url = redis_proxy
-    async with run_edge(redis_url=url, settings=PATIENT, more={"breaker": settings(open_seconds=1)}) as edge:
+    async with run_edge(redis_url=url, more={"breaker": settings(open_seconds=1)}) as edge:
         here = sender.at(edge)
         assert (await offered(here)).status == 202
         proxy.cut()
@@ -163,7 +159,7 @@ async def test_under_the_emergency_override_a_circuit_closes_again_without_redis
 ) -> None:
     (postgres, dsn), (redis, url) = postgres_proxy, redis_proxy
     more = {"breaker": settings(open_seconds=1), **armed(tmp_path)}
-    async with run_edge(postgres_dsn=dsn, redis_url=url, settings=PATIENT, more=more) as edge:
+    async with run_edge(postgres_dsn=dsn, redis_url=url, more=more) as edge:
         here = sender.at(edge)
         redis.cut()
 
@@ -182,7 +178,7 @@ async def test_under_the_emergency_override_a_circuit_closes_again_without_redis
 
 
 async def test_refusals_of_the_senders_own_making_open_no_circuit(sender: Sender, run_edge: RunEdge) -> None:
-    async with run_edge(settings=PATIENT, more={"breaker": settings(open_seconds=600)}) as edge:
+    async with run_edge(more={"breaker": settings(open_seconds=600)}) as edge:
         here = sender.at(edge)
         for _ in range(2 * SAMPLES_MIN):
             assert (await here.client.ingest(here.body(source=...))).status == 400

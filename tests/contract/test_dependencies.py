@@ -22,7 +22,7 @@ from streams.jetstream import JetStream
 from streams.settings import StreamSettings
 from tests.contract.conftest import RunEdge, Sender, forget_hints, until_hinted
 from tests.contract.proxy import Proxy
-from tests.contract.running import SETTINGS, ShiftedClock
+from tests.contract.running import HASTY, ShiftedClock
 from tests.contract.wire import Answer
 
 Proxied = tuple[Proxy, str]
@@ -42,9 +42,9 @@ async def test_without_redis_ingest_is_refused_and_comes_back_by_itself(
     sender: Sender, run_edge: RunEdge, redis_proxy: Proxied, fault: str
 ) -> None:
     proxy, url = redis_proxy
-    async with run_edge(redis_url=url) as edge:
+    async with run_edge(redis_url=url, settings=HASTY) as edge:
         here = sender.at(edge)
-        assert (await here.client.ingest(here.body())).status == 202
+        assert (await until_accepted(here, "evt-1")).status == 202
         getattr(proxy, fault)()
         for _ in range(3):
             answer = await here.client.ingest(here.body(event_id="evt-2"))
@@ -64,7 +64,7 @@ async def test_an_answer_that_came_too_late_is_never_taken_for_another(
     """Answers held back beyond the deadline must not be read by the questions that follow."""
     del servers
     proxy, url = redis_proxy
-    store = RedisCoordination(redis_client(url), SETTINGS)
+    store = RedisCoordination(redis_client(url), HASTY)
     known = [EventKey("late", f"evt-{number}", "t", "r", "ts", "S", number, "h") for number in range(20)]
     store.remember(known)
     while None in (await store.admit(asking(*(key.event_id for key in known)))).keys:

@@ -1,7 +1,6 @@
 """`Prefer: wait=N`: the decision when it comes in time, else the receipt; no worker runs here but the test."""
 
 import asyncio
-import dataclasses
 from typing import Any
 
 import msgspec
@@ -14,13 +13,10 @@ from sinks.ledger import DecisionLedger
 from sinks.pg import Pool
 from tests.contract.conftest import RunEdge, Sender, until_hinted
 from tests.contract.proxy import Proxy
-from tests.contract.running import SETTINGS
 from tests.contract.wire import Answer
 from tests.integration.sinks import make
 
 MADE = format_rfc3339(SystemClock().now_ms())
-PATIENT = dataclasses.replace(SETTINGS, redis_timeout_ms=2_000)
-"""A busy machine may keep a sound Redis waiting, which is not what these tests are about."""
 
 
 def body_of(sender: Sender, event_id: str = "evt-1") -> bytes:
@@ -96,7 +92,7 @@ async def test_with_postgres_away_who_waits_gets_the_receipt(
     sender: Sender, run_edge: RunEdge, postgres_proxy: tuple[Proxy, str], redis: str
 ) -> None:
     proxy, dsn = postgres_proxy
-    async with run_edge(postgres_dsn=dsn, settings=PATIENT) as edge:
+    async with run_edge(postgres_dsn=dsn) as edge:
         here = sender.at(edge)
         first = await accepted(here, "evt-1")
         await until_hinted(redis, here)
