@@ -246,7 +246,8 @@ def test_what_was_accepted_is_there_at_the_next_start_and_no_process_outlives_a_
     again = second.ready()
     assert again.api_key == stack.api_key
     assert again.api_key not in second.output
-    assert get(f"{again.url}/v1/events/{receipt['event_id']}", again.api_key)[0] == 200
+    life = f"{again.url}/v1/events/{receipt['event_id']}"
+    until("a worker has taken the event over", lambda: get(life, again.api_key)[0] == 200)
     assert run_as_pasted(line.replace(stack.url, again.url)) == receipt
     assert second.end(signal.SIGINT) == 0
     assert second.left_behind() == []
