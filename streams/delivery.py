@@ -38,6 +38,12 @@ def first_time(reply: str) -> bool:
     return _named(reply)[2] == "1"
 
 
+def pending_behind(reply: str) -> int:
+    """How many more messages the consumer had to deliver when it made a delivery, told by its reply subject."""
+    tokens = reply.split(".")
+    return int(tokens[REPLY_TOKENS_SHORT - 1 if len(tokens) == REPLY_TOKENS_SHORT else REPLY_TOKENS_LONG - 1])
+
+
 def _named(reply: str) -> list[str]:
     """Stream, consumer, number of the delivery, sequence. Raises ValueError as `from_message`."""
     tokens = reply.split(".")

@@ -18,23 +18,18 @@ from nats.aio.subscription import Subscription
 from schemas.answers import NoAnswer
 from schemas.meter import Meter
 from schemas.metrics import STAGE_STALLS, TAKEOVERS
+from streams import wire
 from streams.buffer import Buffer
-from streams.delivery import Delivery, first_time, from_message
+from streams.delivery import Delivery, first_time, from_message, pending_behind
 from streams.fair import ByteBudget
 from streams.jetstream import ApiError, JetStream
 from streams.pin import PIN_GROUP, PIN_TIMEOUT_MS, Consumer, ConsumerState, Source
 from streams.settings import StreamSettings
 from streams.stall import StallWatch
-from streams.wire import PIN_HEADER, PULL_ENDED, PULL_EXPIRED, PULL_HEARTBEAT, PULL_PIN_LOST, PullRequest
 
 log = logging.getLogger("streams")
 
-NS_PER_S = 1_000_000_000
 PIN_TIMEOUT_S = PIN_TIMEOUT_MS / 1000
-OWNER_EXPIRES_S = 1
-"""Short, because every request of the owner renews its pin and every answer confirms it."""
-EXPIRES_S = 30
-HEARTBEAT_S = 5
 SILENCE_S_MAX = 15.0
 """Three heartbeats: the server forgot the request (reconnection, leader change, lost reply)."""
 LOOK_S = 0.5
@@ -71,6 +66,8 @@ class Inbox:
         self._generation = 0
         self._tending = False
         self._expected = 0
+        self.more = False
+        """Whether the broker holds another full pull, so that nobody need wait for more to come."""
         self._asked_s = 0.0
         self._heard_s = 0.0
         self._confirmed_s = 0.0
@@ -145,36 +142,41 @@ class Inbox:
         headers = message.headers or {}
         status = headers.get("Status")
         if status is not None:
-            await self._on_status(status)
+            if headers.get(wire.PULL_LEFT_HEADER) != "0":  # else the pull was filled, which its messages told already
+                await self._on_status(status)
             return
         delivery = from_message(message)
-        self._expected -= 1
-        if self._expected == 0:
-            self._end_pull()
-        pin = headers.get(PIN_HEADER, "")
+        pin = headers.get(wire.PIN_HEADER, "")
         if pin != self._pin:
             self._claim = self._claim or (pin, delivery)
         else:
             self._confirmed_s = self._asked_s
             self._receive(delivery)
+        self._expected -= 1
+        if self._expected == 0:
+            self._end_pull()
+            self.more = pending_behind(delivery.reply) >= self._settings.pull_messages
+            if self.more:
+                await self._ask()
         self._arrived.set()
 
     async def _on_status(self, status: str) -> None:
-        if status == PULL_HEARTBEAT:
+        if status == wire.PULL_HEARTBEAT:
             return
         self._end_pull()
-        if status == PULL_PIN_LOST:
+        self.more = status == wire.PULL_CUT
+        if status == wire.PULL_PIN_LOST:
             log.warning("consumer %s has another owner", self._name)
             self._pin = ""
             self._buffer.clear()
-        elif status in PULL_ENDED:
+        elif status in wire.PULL_ENDED:
             self._confirmed_s = self._asked_s
         else:
             log.warning("pulling from %s was refused: %s", self._name, status)
             await asyncio.sleep(ERROR_PAUSE_S)  # no consumer, or no leader yet: asking at once would spin
-        if status == PULL_EXPIRED:
+        if status == wire.PULL_EXPIRED:
             await self._ask()
-        if status != PULL_EXPIRED or len(self):
+        if status != wire.PULL_EXPIRED or len(self):
             self._arrived.set()
 
     def _receive(self, delivery: Delivery) -> None:
@@ -200,17 +202,16 @@ class Inbox:
         except NoAnswer:
             self._end_pull()  # the reconnection asks again
 
-    def _request(self, now_s: float) -> PullRequest | None:
+    def _request(self, now_s: float) -> wire.PullRequest | None:
         """What to ask for now, None for nothing."""
-        waiting = PullRequest(batch=1, expires=EXPIRES_S * NS_PER_S, idle_heartbeat=HEARTBEAT_S * NS_PER_S)
         if self._source.pinned and not self._pin:
-            return replace(waiting, group=PIN_GROUP)
-        owner = PullRequest(batch=1, expires=OWNER_EXPIRES_S * NS_PER_S, group=PIN_GROUP, id=self._pin)
+            return replace(wire.WAITING, group=PIN_GROUP)
+        owner = replace(wire.OWNING, group=PIN_GROUP, id=self._pin)
         messages, asked_bytes = self._settings.pull_messages, self._settings.pull_bytes_max
         if self._buffer.has_room(messages, asked_bytes):
             self._buffer.reserve(asked_bytes)
-            return replace(owner if self._pin else waiting, batch=messages, max_bytes=asked_bytes)
-        if self._pin and now_s - self._asked_s >= OWNER_EXPIRES_S:
+            return replace(owner if self._pin else wire.WAITING, batch=messages, max_bytes=asked_bytes)
+        if self._pin and now_s - self._asked_s >= wire.OWNER_EXPIRES_S:
             return replace(owner, max_bytes=1)  # holds the pin; no message is that small
         return None
 
@@ -295,5 +296,5 @@ class Inbox:
         return bool(self._pin) and asyncio.get_running_loop().time() - self._confirmed_s < PIN_TIMEOUT_S
 
     def _end_pull(self) -> None:
-        self._expected = 0
+        self._expected, self.more = 0, False
         self._buffer.reserve(0)

@@ -82,7 +82,8 @@ class Runner:
             except TimeoutError:
                 self._guard.taken([])
                 return []
-        if sum(len(inbox) for inbox in self._inboxes) < self._budget.batch_messages_max:
+        waiting = sum(len(inbox) for inbox in self._inboxes)
+        if waiting < self._budget.batch_messages_max and not any(inbox.more for inbox in self._inboxes):
             await asyncio.sleep(self._budget.linger_ms / 1000)
         return self._take()
 

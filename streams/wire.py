@@ -14,8 +14,12 @@ STATUS_AT = len(b"NATS/1.0")
 PULL_HEARTBEAT = "100"
 PULL_EXPIRED = "408"
 PULL_PIN_LOST = "423"
-PULL_ENDED = frozenset({"404", PULL_EXPIRED, "409"})
+PULL_CUT = "409"
+"""Over its byte limit: more waits. Also said when the consumer's leader changes or the consumer is gone."""
+PULL_ENDED = frozenset({"404", PULL_EXPIRED, PULL_CUT})
 """The pull is over and all is well: nothing there, expired, or over its byte limit."""
+PULL_LEFT_HEADER = "Nats-Pending-Messages"
+"""How many messages short a pull ended. Where its bytes are limited the broker says so of one that got all, too."""
 PIN_HEADER = "Nats-Pin-Id"
 _PIN_LINE = b"\r\nNats-Pin-Id: "
 
@@ -92,6 +96,13 @@ class PullRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     idle_heartbeat: int = 0
     group: str = ""
     id: str = ""
+
+
+NS_PER_S = 1_000_000_000
+WAITING = PullRequest(batch=1, expires=30 * NS_PER_S, idle_heartbeat=5 * NS_PER_S)
+OWNER_EXPIRES_S = 1
+"""Short, because every request of the owner renews its pin and every answer confirms it."""
+OWNING = PullRequest(batch=1, expires=OWNER_EXPIRES_S * NS_PER_S)
 
 
 class MaybeError(msgspec.Struct):

@@ -1,8 +1,10 @@
 """Connections and throw-away streams on the session's real broker."""
 
+import asyncio
 import itertools
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +14,10 @@ from ops.embedded import EmbeddedServers
 from ops.embedded.directory import DataDirectory
 from ops.settings import load
 from schemas.metrics import Metric
+from streams.fair import ByteBudget
+from streams.inbox import Inbox
 from streams.jetstream import JetStream
+from streams.pin import PIN_GROUP, PIN_TIMEOUT_MS, Source
 from streams.settings import StreamSettings
 
 _numbers = itertools.count()
@@ -96,3 +101,48 @@ async def make_stream(admin: JetStream) -> AsyncIterator[MakeStream]:
     yield make
     for name in made:
         await admin.api(f"STREAM.DELETE.{name}", None, dict)
+
+
+OpenInbox = Callable[..., Awaitable[Inbox]]
+
+
+@pytest.fixture
+async def pinned_stream(make_stream: MakeStream, admin: JetStream) -> str:
+    """A stream with one pinned consumer, named `c`."""
+    name = await make_stream(1_000, retention="limits")
+    config = {
+        "durable_name": "c",
+        "ack_policy": "explicit",
+        "ack_wait": 60_000_000_000,
+        "priority_groups": [PIN_GROUP],
+        "priority_policy": "pinned_client",
+        "priority_timeout": PIN_TIMEOUT_MS * 1_000_000,
+        "filter_subject": f"{name}.*",
+    }
+    request = {"stream_name": name, "config": config, "action": "create"}
+    await admin.api(f"CONSUMER.CREATE.{name}.c", request, dict)
+    return name
+
+
+@pytest.fixture
+async def open_inbox(
+    servers: EmbeddedServers, pinned_stream: str, stream_settings: StreamSettings, tally: Tally
+) -> AsyncIterator[OpenInbox]:
+    connections: list[JetStream] = []
+
+    async def make(**limits: Any) -> Inbox:
+        connections.append(await JetStream.connect(servers.nats_url("worker"), "worker"))
+        inbox = Inbox(
+            jetstream=connections[-1],
+            settings=replace(stream_settings, **limits),
+            source=Source("dedupe", pinned_stream, "c", pinned=True, ack_wait_ms=60_000),
+            budget=ByteBudget(stream_settings.buffer_bytes_max),
+            meter=tally,
+            arrived=asyncio.Event(),
+        )
+        await inbox.open()
+        return inbox
+
+    yield make
+    for connection in connections:
+        await connection.close()

@@ -1,71 +1,21 @@
 """A consumer that has a backlog and brings nothing is bound anew; one that is busy, or somebody else's, is not."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import pytest
 from nats.aio.msg import Msg
 
-from ops.embedded import EmbeddedServers
 from schemas.metrics import STAGE_STALLS
 from streams import stall
 from streams.delivery import ACK, Delivery
-from streams.fair import ByteBudget
 from streams.inbox import Inbox
 from streams.jetstream import JetStream
-from streams.pin import PIN_GROUP, PIN_TIMEOUT_MS, Source
-from streams.settings import StreamSettings
-from tests.integration.streams.conftest import Tally
+from tests.integration.streams.conftest import OpenInbox, Tally
 
 MESSAGES = 5
 BOUND_S = 20.0
 STALL_S = 0.3
-
-Open = Callable[..., Awaitable[Inbox]]
-
-
-@pytest.fixture
-async def stream(make_stream: Callable[..., Awaitable[str]], admin: JetStream) -> str:
-    """A stream with one pinned consumer, named `c`."""
-    name = await make_stream(1_000, retention="limits")
-    config = {
-        "durable_name": "c",
-        "ack_policy": "explicit",
-        "ack_wait": 60_000_000_000,
-        "priority_groups": [PIN_GROUP],
-        "priority_policy": "pinned_client",
-        "priority_timeout": PIN_TIMEOUT_MS * 1_000_000,
-        "filter_subject": f"{name}.*",
-    }
-    request = {"stream_name": name, "config": config, "action": "create"}
-    await admin.api(f"CONSUMER.CREATE.{name}.c", request, dict)
-    return name
-
-
-@pytest.fixture
-async def open_inbox(
-    servers: EmbeddedServers, stream: str, stream_settings: StreamSettings, tally: Tally
-) -> AsyncIterator[Open]:
-    connections: list[JetStream] = []
-
-    async def make(**limits: Any) -> Inbox:
-        connections.append(await JetStream.connect(servers.nats_url("worker"), "worker"))
-        inbox = Inbox(
-            jetstream=connections[-1],
-            settings=replace(stream_settings, **limits),
-            source=Source("dedupe", stream, "c", pinned=True, ack_wait_ms=60_000),
-            budget=ByteBudget(stream_settings.buffer_bytes_max),
-            meter=tally,
-            arrived=asyncio.Event(),
-        )
-        await inbox.open()
-        return inbox
-
-    yield make
-    for connection in connections:
-        await connection.close()
 
 
 @pytest.fixture(autouse=True)
@@ -110,8 +60,8 @@ async def _for_several_stalls(act: Callable[[], Awaitable[None]]) -> None:
 
 async def test_deliveries_that_never_came_are_found_and_brought_again(
     admin: JetStream,
-    stream: str,
-    open_inbox: Open,
+    pinned_stream: str,
+    open_inbox: OpenInbox,
     tally: Tally,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -124,13 +74,13 @@ async def test_deliveries_that_never_came_are_found_and_brought_again(
 
     monkeypatch.setattr(Inbox, "_on_message", hears_badly)
     inbox = await open_inbox()
-    await _fill(admin, stream)
+    await _fill(admin, pinned_stream)
     first = await _take(inbox)
     await admin.settle([(delivery.reply, ACK) for delivery in first])
-    await _unsettled(admin, stream, inbox, 0)
+    await _unsettled(admin, pinned_stream, inbox, 0)
     losing.set()
-    await _fill(admin, stream)
-    await _unsettled(admin, stream, inbox, MESSAGES)
+    await _fill(admin, pinned_stream)
+    await _unsettled(admin, pinned_stream, inbox, MESSAGES)
     losing.clear()
     found = await _take(inbox)
     assert [(d.seq, d.suspect) for d in found] == [(MESSAGES + 1 + n, False) for n in range(MESSAGES)]
@@ -139,7 +89,7 @@ async def test_deliveries_that_never_came_are_found_and_brought_again(
 
 
 async def test_messages_that_are_never_delivered_because_every_request_was_lost_are_asked_for_anew(
-    admin: JetStream, stream: str, open_inbox: Open, tally: Tally, monkeypatch: pytest.MonkeyPatch
+    admin: JetStream, pinned_stream: str, open_inbox: OpenInbox, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asks, losing = JetStream.request, asyncio.Event()
 
@@ -149,41 +99,41 @@ async def test_messages_that_are_never_delivered_because_every_request_was_lost_
 
     monkeypatch.setattr(JetStream, "request", is_not_heard)
     inbox = await open_inbox()
-    await _fill(admin, stream)
+    await _fill(admin, pinned_stream)
     await admin.settle([(delivery.reply, ACK) for delivery in await _take(inbox)])
-    await _unsettled(admin, stream, inbox, 0)
+    await _unsettled(admin, pinned_stream, inbox, 0)
     losing.set()
     async with asyncio.timeout(BOUND_S):
-        while (await admin.api(f"CONSUMER.INFO.{stream}.c", None, dict)).get("num_waiting"):
+        while (await admin.api(f"CONSUMER.INFO.{pinned_stream}.c", None, dict)).get("num_waiting"):
             await inbox.pull()
-    await _fill(admin, stream)
+    await _fill(admin, pinned_stream)
     before = _stalls(tally)
     async with asyncio.timeout(BOUND_S):
         while _stalls(tally) == before:
             await inbox.pull()
             await asyncio.sleep(0.01)
-    assert (await admin.api(f"CONSUMER.INFO.{stream}.c", None, dict))["num_pending"] == MESSAGES
+    assert (await admin.api(f"CONSUMER.INFO.{pinned_stream}.c", None, dict))["num_pending"] == MESSAGES
     losing.clear()
     assert [delivery.seq for delivery in await _take(inbox)] == [MESSAGES + 1 + n for n in range(MESSAGES)]
 
 
 async def test_a_stage_busy_with_one_long_batch_is_not_stalled(
-    admin: JetStream, stream: str, open_inbox: Open, tally: Tally, monkeypatch: pytest.MonkeyPatch
+    admin: JetStream, pinned_stream: str, open_inbox: OpenInbox, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stall, "IN_HAND_S", STALL_S / 3)
     inbox = await open_inbox()
-    await _fill(admin, stream)
+    await _fill(admin, pinned_stream)
     assert len(await _take(inbox)) == MESSAGES
     await _for_several_stalls(inbox.tend)
     assert _stalls(tally) == 0
 
 
 async def test_a_worker_that_stands_by_is_not_stalled_by_its_owners_backlog(
-    admin: JetStream, stream: str, open_inbox: Open, tally: Tally, monkeypatch: pytest.MonkeyPatch
+    admin: JetStream, pinned_stream: str, open_inbox: OpenInbox, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stall, "IN_HAND_S", STALL_S / 3)
     owner = await open_inbox(pull_messages=1, buffer_messages_max=1)
-    await _fill(admin, stream)
+    await _fill(admin, pinned_stream)
     async with asyncio.timeout(BOUND_S):
         while len(owner) == 0:
             await owner.pull()
@@ -195,5 +145,5 @@ async def test_a_worker_that_stands_by_is_not_stalled_by_its_owners_backlog(
         await standby.pull()
 
     await _for_several_stalls(both)
-    assert (await admin.api(f"CONSUMER.INFO.{stream}.c", None, dict))["num_pending"] > 0
+    assert (await admin.api(f"CONSUMER.INFO.{pinned_stream}.c", None, dict))["num_pending"] > 0
     assert _stalls(tally) == 0

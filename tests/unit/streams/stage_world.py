@@ -238,6 +238,8 @@ class World:
 class WorldInbox:
     """One consumer of the world, in the shape of `streams.inbox.Inbox`."""
 
+    more = False
+
     def __init__(self, world: World, stream: str) -> None:
         self._world = world
         self._stream = stream
