@@ -6,6 +6,7 @@ import msgspec
 
 from ops.bench.job import ClientTls, Job
 from ops.bench.requests import Sender
+from ops.settings import load
 
 TENANTS = 50
 SINGLE_CONNECTIONS = 64
@@ -35,6 +36,10 @@ class Loads:
 
     def warm_up(self) -> Job:
         return self._job("warm", SINGLE_CONNECTIONS, WARM_UP_S, events_max=self._queued_max())
+
+    def probe(self, run: str) -> Job:
+        """The few events, one after the other, that a half-open circuit lets through, and as many more."""
+        return self._job(f"{run}-probe", 1, WARM_UP_S, events_max=2 * load({}).breaker.half_open_probes)
 
     def single(self) -> Job:
         return self._job("single", SINGLE_CONNECTIONS, self.seconds)
