@@ -23,6 +23,8 @@ from streams.durability import DurabilityWatch
 from streams.settings import StreamSettings
 
 DAY_MS = 86_400_000
+UNHURRIED = dataclasses.replace(load({}).breaker, latency_p95_ms=60_000)
+"""Circuits that open for failures, and not because the machine is busy."""
 SETTINGS = EdgeSettings(integrity_required=False, event_age_ms_max=7 * DAY_MS, redis_timeout_ms=2_000)
 """Redis may take its time: on a busy machine it does, and what is tested here is not that it may not."""
 HASTY = dataclasses.replace(SETTINGS, redis_timeout_ms=50)
@@ -85,7 +87,7 @@ async def running(wiring: Wiring, streams: StreamSettings) -> AsyncIterator[Edge
         redis_url=wiring.redis_url,
         rates=wiring.rates,
         queues=wiring.queues,
-        **wiring.more,
+        **{"breaker": UNHURRIED, **wiring.more},
     )
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(opened(wiring.postgres_dsn))
