@@ -79,6 +79,8 @@ class Stand:
 
     # Its inbox.
 
+    more = False
+
     async def open(self) -> None: ...
 
     async def pull(self) -> None: ...
