@@ -39,7 +39,8 @@ def first_time(reply: str) -> bool:
 
 
 def pending_behind(reply: str) -> int:
-    """How many more messages the consumer had to deliver when it made a delivery, told by its reply subject."""
+    """How many more messages the consumer had to deliver when it made a delivery, told by the delivery's reply subject,
+    of which `from_message` has seen that it is one."""
     tokens = reply.split(".")
     return int(tokens[REPLY_TOKENS_SHORT - 1 if len(tokens) == REPLY_TOKENS_SHORT else REPLY_TOKENS_LONG - 1])
 

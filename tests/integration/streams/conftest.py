@@ -2,23 +2,20 @@
 
 import asyncio
 import itertools
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from ops import plan
 from ops.embedded import EmbeddedServers
-from ops.embedded.directory import DataDirectory
-from ops.settings import load
 from schemas.metrics import Metric
 from streams.fair import ByteBudget
 from streams.inbox import Inbox
 from streams.jetstream import JetStream
 from streams.pin import PIN_GROUP, PIN_TIMEOUT_MS, Source
 from streams.settings import StreamSettings
+from tests.conftest import laid_out
 
 _numbers = itertools.count()
 
@@ -41,15 +38,8 @@ def tally() -> Tally:
 @pytest.fixture(scope="module")
 async def own_servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedServers]:
     """Servers that only the tests of one module use, for `servers` to be overridden with."""
-    with await DataDirectory.open(tmp_path_factory.mktemp("own") / "data") as directory:
-        embedded = EmbeddedServers(directory)
-        try:
-            await embedded.start()
-            await plan.lay_out(embedded, load({}).streams)
-            yield embedded
-        finally:
-            await embedded.stop()
-            shutil.rmtree(directory.outside, ignore_errors=True)
+    async with laid_out(tmp_path_factory.mktemp("own") / "data") as embedded:
+        yield embedded
 
 
 @pytest.fixture
