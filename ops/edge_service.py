@@ -1,7 +1,6 @@
 """The edge process: the ASGI application, the broker, Postgres and Valkey brought together."""
 
 import asyncio
-import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -15,6 +14,7 @@ from ops.clock import SystemClock
 from ops.edge_parts import EdgeParts, assembled
 from ops.health import admin_server
 from ops.settings import Settings
+from ops.stop_deadline import heed_signals
 from ops.telemetry import PrometheusMeter
 from ops.tls import server_context
 
@@ -92,9 +92,7 @@ class _Service(EdgeServer):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
+        heed_signals(lambda number: self.handle_exit(number, None))
         yield
 
 

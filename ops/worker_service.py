@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import signal
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -18,6 +17,7 @@ from ops.health import admin_server
 from ops.reports import AttestationReport
 from ops.settings import Settings, settings_hash
 from ops.stage_parts import StageParts
+from ops.stop_deadline import heed_signals
 from ops.telemetry import PrometheusMeter
 from ops.watch import IsolationWatch, TopologyWatch
 from ops.worm_watch import WormWatch
@@ -254,11 +254,9 @@ async def serve(settings: Settings, stages: Sequence[str] = STAGES) -> None:
 
 
 async def run(worker: Worker, stages: Sequence[str], settings: Settings, meter: PrometheusMeter) -> None:
-    """Run a built worker with its admin port until a signal says stop."""
+    """Run a built worker with its admin port until a signal says stop; from then on the process ends within a bound."""
     stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    heed_signals(lambda _number: stopping.set())
     admin = admin_server(settings.admin_host, settings.admin_port, worker.readiness, meter)
     await admin.start()
     _rest_from_collecting()

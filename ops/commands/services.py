@@ -37,7 +37,7 @@ Example:
   FG_NATS_URL=nats://edge@nats FG_POSTGRES_DSN=postgresql://fg_edge@db/frostgate \\
     FG_REDIS_URL=redis://redis frostgate edge --workers 2
 
-Exit status: 0 stopped by a signal; 1 stopped by a fault; 2 configuration."""
+Exit status: 0 stopped by a signal; 1 stopped by a fault, or 30 s after the signal; 2 configuration."""
 )
 @workers_option
 @click.option(edge_group.SHARED_PORT, "one_of_several", is_flag=True, hidden=True)
@@ -77,7 +77,7 @@ Example:
   frostgate worker
   frostgate worker --stages dedupe,decision
 
-Exit status: 0 stopped by a signal; 1 stopped by a fault; 2 usage or configuration."""
+Exit status: 0 stopped by a signal; 1 stopped by a fault, or 30 s after the signal; 2 usage or configuration."""
 )
 @click.option(
     "--stages",

@@ -66,11 +66,13 @@ async def test_deliveries_that_never_came_are_found_and_brought_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    hears, losing = Inbox._on_message, asyncio.Event()
+    hears, losing, lost = Inbox._on_message, asyncio.Event(), list[Msg]()
 
     async def hears_badly(self: Inbox, generation: int, message: Msg) -> None:
         if not losing.is_set():
             await hears(self, generation, message)
+        elif message.data:
+            lost.append(message)
 
     monkeypatch.setattr(Inbox, "_on_message", hears_badly)
     inbox = await open_inbox()
@@ -80,7 +82,10 @@ async def test_deliveries_that_never_came_are_found_and_brought_again(
     await _unsettled(admin, pinned_stream, inbox, 0)
     losing.set()
     await _fill(admin, pinned_stream)
-    await _unsettled(admin, pinned_stream, inbox, MESSAGES)
+    async with asyncio.timeout(BOUND_S):
+        while len(lost) < MESSAGES:
+            await inbox.pull()
+            await asyncio.sleep(0.01)
     losing.clear()
     found = await _take(inbox)
     assert [(d.seq, d.suspect) for d in found] == [(MESSAGES + 1 + n, False) for n in range(MESSAGES)]

@@ -319,7 +319,7 @@ async def test_of_two_workers_one_is_killed_in_mid_flight_and_every_event_is_dec
         for worker in workers:
             if worker.returncode is None:
                 worker.send_signal(signal.SIGTERM)
-                await worker.wait()
+                assert await worker.wait() == 0
         await connection.close()
 
 
