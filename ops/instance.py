@@ -18,7 +18,11 @@ class Pids(msgspec.Struct):
 
 
 class Stack(msgspec.Struct):
-    """A running stack. `nats_url` is the admin user's, `postgres_dsn` the administrator's: the file is 0600."""
+    """A running stack. `nats_url` is the admin user's; the file is 0600.
+
+    `postgres_dsn` is the superuser's, for migrations and for looking after the server; operators' commands use
+    `operator_postgres_dsn`, whose role has operators' rights alone.
+    """
 
     url: str
     admin_url: str
@@ -26,6 +30,7 @@ class Stack(msgspec.Struct):
     api_key: str
     nats_url: str
     postgres_dsn: str
+    operator_postgres_dsn: str
     redis_url: str
     data_dir: str
     pids: Pids

@@ -117,7 +117,7 @@ _DEPENDENCIES = (
         name="FG_ADMIN_POSTGRES_DSN",
         parse=url("postgresql", "postgres"),
         default=None,
-        description="Postgres, with the administrator: `migrate`, `tenants`, `keys` and `why` use it.",
+        description="Postgres for operators: the role `fg_admin` is enough, but `migrate` needs the administrator.",
         services=(_MIGRATE, _CLIENT),
         required_by=(_MIGRATE,),
     ),
@@ -152,6 +152,14 @@ _DEPENDENCIES = (
         description="Redis or Valkey, the coordination store; `keys issue --ed25519` begins its memory of nonces.",
         services=(_EDGE, _CLIENT),
         required_by=(_EDGE,),
+    ),
+    Variable(
+        name="FG_REDIS_TIMEOUT_MS",
+        parse=whole(5, 5_000),
+        default="50",
+        unit="milliseconds",
+        description="How long admission waits for Redis before it refuses with `RATE_LIMIT_BACKEND_UNAVAILABLE`.",
+        services=(_EDGE,),
     ),
 )
 

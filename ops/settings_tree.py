@@ -68,6 +68,7 @@ def tree(values: Mapping[str, Any]) -> Settings:
             signature_required=values["FG_DP_SIGNATURE_MODE"] == "required",
             tries_max=values["FG_DP_RETRY_BUDGET_PER_EVENT"],
             tries_window_ms=values["FG_DP_RETRY_BUDGET_WINDOW_SEC"] * 1_000,
+            redis_timeout_ms=values["FG_REDIS_TIMEOUT_MS"],
         ),
         streams=StreamSettings(
             url=values["FG_NATS_URL"],

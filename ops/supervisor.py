@@ -169,6 +169,7 @@ class Supervisor:
             api_key=provision.api_key,
             nats_url=servers.nats_url("admin"),
             postgres_dsn=servers.postgres_dsn("admin"),
+            operator_postgres_dsn=servers.postgres_dsn("operator"),
             redis_url=servers.redis_url,
             data_dir=str(servers.data_dir),
             pids=self._pids(),

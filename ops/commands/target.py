@@ -43,7 +43,7 @@ class EdgeTarget(NamedTuple):
 
 
 class DatabaseTarget(NamedTuple):
-    """Postgres with the administrator. `tenant_id` None: the caller has to name one."""
+    """Postgres, with a role that may do what operators do. `tenant_id` None: the caller has to name one."""
 
     dsn: SecretText
     tenant_id: str | None
@@ -83,7 +83,7 @@ def database_target(settings: Settings) -> DatabaseTarget:
     stack = read_stack(settings.data_dir)
     if stack is None:
         raise _no_stack(settings, "FG_ADMIN_POSTGRES_DSN")
-    return DatabaseTarget(SecretText(stack.postgres_dsn), stack.tenant_id)
+    return DatabaseTarget(SecretText(stack.operator_postgres_dsn), stack.tenant_id)
 
 
 def stack_of(settings: Settings) -> Stack | None:

@@ -55,6 +55,10 @@ def parent_of(pid: int) -> int:
         return 0
 
 
+UNHURRIED = {"FG_REDIS_TIMEOUT_MS": "5000", "FG_DP_CB_LATENCY_P95_MS": "60000"}
+"""On a busy machine a sound Redis is late, and circuits open for it: no promise of these tests."""
+
+
 class Up:
     """One `frostgate up` on free ports, its output in a file."""
 
@@ -69,7 +73,9 @@ class Up:
                     *("--data-dir", str(self.data_dir), "--ready-file", str(self.ready_file)),
                     *("--http-port", "0", "--admin-port", "0", *options),
                 ],
-                env={name: value for name, value in os.environ.items() if not name.startswith("FG_")} | variables,
+                env={name: value for name, value in os.environ.items() if not name.startswith("FG_")}
+                | UNHURRIED
+                | variables,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )

@@ -104,7 +104,7 @@ def test_doctor_says_that_a_running_stack_is_well_and_where_each_value_comes_fro
     assert value_of(ended, "FG_API_KEY") == ("***", "stack")
     assert value_of(ended, "FG_LOG_LEVEL") == ("debug", "environment")
     assert value_of(ended, "FG_HTTP_PORT") == ("8080", "default")
-    for text in (stack.api_key, stack.postgres_dsn, stack.nats_url):
+    for text in (stack.api_key, stack.postgres_dsn, stack.operator_postgres_dsn, stack.nats_url):
         assert text not in ended.stdout
     spoken = operator.run("doctor")
     assert spoken.status == 0

@@ -162,6 +162,8 @@ async def test_recording_and_relaying_at_once_publishes_every_entry_once_in_orde
             await outbox.relay([partition], published, 10)
         await _drain(outbox, partition, published, 10)
 
-    await asyncio.gather(record(), relay())
+    async with asyncio.TaskGroup() as both:
+        both.create_task(record())
+        both.create_task(relay())
     assert [published.seqs(tenant) for tenant in tenants] == [list(range(1, 73))] * 4
     assert [await _waiting(superuser, tenant) for tenant in tenants] == [(0, 0)] * 4

@@ -19,6 +19,7 @@ def stack(data_dir: Path, supervisor: int) -> Stack:
         api_key="the-key",
         nats_url="nats://admin:secret@127.0.0.1:3",
         postgres_dsn="postgresql://",
+        operator_postgres_dsn="postgresql://",
         redis_url="redis://",
         data_dir=str(data_dir),
         pids=pids,

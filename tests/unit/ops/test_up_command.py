@@ -20,6 +20,7 @@ STACK = Stack(
     api_key="it's a key",
     nats_url="nats://",
     postgres_dsn="postgresql://",
+    operator_postgres_dsn="postgresql://",
     redis_url="redis://",
     data_dir="/nowhere",
     pids=Pids(supervisor=1, edge=1, worker=1, nats=1, postgres=1, valkey=1),
