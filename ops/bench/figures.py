@@ -1,8 +1,22 @@
 """The figures that are compared: ratios within one run, and what each is held to."""
 
-from ops.bench.report import Backlog, Connections, Edge, Figure, FrostGate, Pipeline, Reference, Verifier, Workers
+from ops.bench.loads import STEADY_RATE
+from ops.bench.report import (
+    Backlog,
+    Connections,
+    Edge,
+    Figure,
+    FrostGate,
+    Latencies,
+    Pipeline,
+    Reference,
+    Verifier,
+    Workers,
+)
 
 _ENTRIES = 1_000_000
+_REACHED = 0.95
+"""So much of a rate counts as the rate."""
 _MILLION, _MILLION_S_MAX = "offline verifier, 1,000,000 entries, s", 20
 TOO_FEW_CORES = (
     "with fewer than 4 cores the load generator and the servers take their time from the edges: "
@@ -31,8 +45,7 @@ def pipeline_figures(ours: FrostGate | None, pipeline: Pipeline | None, backlog:
     if pipeline is not None:
         found += [
             _figure("drain, one tenant, events/s", pipeline.one_tenant.events_per_s, 4_000),
-            _figure("decision p95 at 1,000/s offered, ms", pipeline.decision_p95_ms, at_most=5),
-            _figure("database write p95 at 1,000/s offered, ms", pipeline.database_write_p95_ms, at_most=15),
+            *_latencies(pipeline.latencies),
         ]
     if backlog is not None:
         calm_ms = backlog.without.p95_ms
@@ -45,6 +58,14 @@ def pipeline_figures(ours: FrostGate | None, pipeline: Pipeline | None, backlog:
             _figure("worker with a backlog, MiB", backlog.worker_mib, at_most=200),
         ]
     return found
+
+
+def _latencies(found: Latencies) -> list[Figure]:
+    note = "" if found.events_per_s >= STEADY_RATE * _REACHED else f"{found.events_per_s:,.0f}/s got in"
+    return [
+        _figure("decision p95 at 1,000/s offered, ms", found.decision_p95_ms, at_most=5, note=note),
+        _figure("database write p95 at 1,000/s offered, ms", found.database_write_p95_ms, at_most=15, note=note),
+    ]
 
 
 def verifier_figures(found: Verifier | None) -> list[Figure]:

@@ -13,6 +13,7 @@ SINGLE_CONNECTIONS = 64
 BATCH_CONNECTIONS = 8
 BATCH_LINES = 100
 STEADY_RATE = 1_000
+TIMED_LINES = 20
 MODEST_RATE = 200
 MODEST_TIMES = 3
 """The modest load lasts so many times as long as the others: slow senders are given up only after seconds."""
@@ -66,7 +67,9 @@ class Loads:
         )
 
     def timed(self) -> Job:
-        return self._job("timed", SINGLE_CONNECTIONS, self.seconds, rate=STEADY_RATE)
+        """The steady rate for the worker's own clocks: in small batches, so that edge and generator leave it room."""
+        rate = STEADY_RATE // TIMED_LINES
+        return self._job("timed", SINGLE_CONNECTIONS, self.seconds, rate=rate, lines=TIMED_LINES)
 
     def backlog(self, events: int, run: str = "backlog") -> Job:
         seconds = max(FILL_S_MAX, events / FILL_RATE_MIN)

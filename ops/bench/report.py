@@ -46,13 +46,23 @@ class StageCost(msgspec.Struct, frozen=True):
     postgres_cpu_us: float
 
 
+class Latencies(msgspec.Struct, frozen=True):
+    """What the worker's own clocks said while 1,000 events/s were offered and `events_per_s` of them got in.
+
+    The percentiles are bounds of histogram buckets.
+    """
+
+    events_per_s: float
+    decision_p95_ms: float | None
+    database_write_p95_ms: float | None
+
+
 class Pipeline(msgspec.Struct, frozen=True):
-    """What happens behind the edge. The percentiles are bounds of histogram buckets, at 1,000 events/s offered."""
+    """What happens behind the edge."""
 
     one_tenant: Drain
     stages: list[StageCost]
-    decision_p95_ms: float | None
-    database_write_p95_ms: float | None
+    latencies: Latencies
 
 
 class Backlog(msgspec.Struct, frozen=True):

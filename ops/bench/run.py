@@ -232,13 +232,7 @@ class _Bench:
         loads, events = session.loads, self._plan.backlog
         one_tenant = await session.drain(loads.backlog_of_one(events))
         stages = await session.stages(loads.backlog(events, "backlog-stages"))
-        decision_p95_ms, database_write_p95_ms = await session.latencies()
-        return Pipeline(
-            one_tenant=one_tenant,
-            stages=stages,
-            decision_p95_ms=decision_p95_ms,
-            database_write_p95_ms=database_write_p95_ms,
-        )
+        return Pipeline(one_tenant=one_tenant, stages=stages, latencies=await session.latencies())
 
     async def long_backlog(self) -> Backlog:
         async with self._stack("long backlog", LONG_BACKLOG_TENANTS) as (_, session):

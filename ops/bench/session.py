@@ -9,10 +9,10 @@ import msgspec
 from ops.bench import connections
 from ops.bench.exposition import buckets, p95, scraped
 from ops.bench.job import Job, Result, unknown_events
-from ops.bench.loads import MODEST_RATE, MODEST_TIMES, STEADY_RATE, Loads
+from ops.bench.loads import MODEST_RATE, MODEST_TIMES, STEADY_RATE, TIMED_LINES, Loads
 from ops.bench.pipeline import stage_costs
 from ops.bench.processes import BenchError, holding, resident_mib, run_job
-from ops.bench.report import Accounts, Backlog, Connections, Drain, Edge, StageCost, edge_figures
+from ops.bench.report import Accounts, Backlog, Connections, Drain, Edge, Latencies, StageCost, edge_figures
 from ops.bench.stack import RunningStack
 from ops.settings import load
 
@@ -88,7 +88,7 @@ class Session:
         await self._drained()
         return costs
 
-    async def latencies(self) -> tuple[float | None, float | None]:
+    async def latencies(self) -> Latencies:
         """The 95th percentiles of decision and of database writes while 1,000 events/s are offered."""
         names: tuple[tuple[str, dict[str, str]], ...] = (
             ("frostgate_pipeline_phase_latency_ms", {"phase": "total"}),
@@ -96,10 +96,11 @@ class Session:
         )
         admin_url = self._running.stack.admin_url
         before = scraped(admin_url)
-        await self.send(f"single events, {STEADY_RATE:,}/s, for the worker's own clocks", self.loads.timed())
+        what = f"batches of {TIMED_LINES}, {STEADY_RATE:,} events/s, for the worker's own clocks"
+        offered = await self.send(what, self.loads.timed())
         after = scraped(admin_url)
         decision, write = (p95(buckets(before, *one), buckets(after, *one)) for one in names)
-        return decision, write
+        return Latencies(offered.events_per_s, decision, write)
 
     async def stand_before(self, job: Job) -> Backlog:
         """The same load on empty queues, and while a worker eats its way through a long backlog."""

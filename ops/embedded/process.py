@@ -1,22 +1,23 @@
 """Starting, awaiting and stopping one child program, so that it can never outlive this process."""
 
 import asyncio
-import ctypes
 import os
+import shutil
 import signal
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ops.embedded import bound
+from ops.embedded.bound import NOBODY_ELSE
 from ops.embedded.files import User
 
 LOG_BYTES_MAX = 16 * 1024 * 1024
 LOG_LINES_SHOWN = 12
 READY_POLL_S = 0.02
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class StartError(Exception):
@@ -102,19 +103,6 @@ def kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def _bound_to(parent_pid: int, command: Command) -> Callable[[], None]:
-    """What the child does between fork and exec: system calls only, after any change of user, which would undo it."""
-
-    def bind() -> None:
-        if _libc.prctl(_PR_SET_PDEATHSIG, int(command.stop_signal), 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "prctl")
-        os.nice(command.niceness)
-        if os.getppid() != parent_pid:  # the parent ended before the line above
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return bind
-
-
 async def spawn(command: Command, log_dir: Path | None, inherited: Sequence[int] = ()) -> Child:
     """Start the program. It is sent its stop signal when this process ends, however that happens.
 
@@ -122,12 +110,20 @@ async def spawn(command: Command, log_dir: Path | None, inherited: Sequence[int]
 
     Must be called from the main thread: the kernel ties the child to the thread that forked it.
     `inherited` are descriptors it keeps open, so that a lock lasts until the last child is gone.
+    Raises StartError when there is no such program.
     """
+    name, *arguments = command.arguments
+    program = shutil.which(name, path=command.environment.get("PATH"))
+    if program is None:
+        raise StartError(f"cannot start {command.name}: there is no program {name}")
+    user = f"{command.user.uid}:{command.user.gid}" if command.user else NOBODY_ELSE
+    terms = (os.getpid(), int(command.stop_signal), command.niceness, user)
     log_file = None if log_dir is None else log_dir / f"{command.name}.log"
     log = None if log_file is None else _opened(log_file)
     try:
         process = await asyncio.create_subprocess_exec(
-            *command.arguments,
+            *(sys.executable, "-I", "-S", bound.__file__, *map(str, terms)),
+            *(program, *arguments),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -135,13 +131,9 @@ async def spawn(command: Command, log_dir: Path | None, inherited: Sequence[int]
             cwd="/" if command.user else None,
             start_new_session=True,
             pass_fds=inherited,
-            user=command.user.uid if command.user else None,
-            group=command.user.gid if command.user else None,
-            extra_groups=[] if command.user else None,
-            preexec_fn=_bound_to(os.getpid(), command),
         )
     except OSError as cause:
-        raise StartError(f"cannot start {command.name}: {cause.strerror} ({command.arguments[0]})") from cause
+        raise StartError(f"cannot start {command.name}: {cause.strerror} ({sys.executable})") from cause
     finally:
         if log is not None:
             os.close(log)

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +14,12 @@ from tests.evidence.conftest import Verify
 from tests.evidence.loading import SCRIPT
 
 MEMORY_BYTES_MAX = 160 * 1024 * 1024
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]), int(sys.argv[1])))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""A program under a limit of its memory: LIMIT PROGRAM ARGUMENT..."""
 BLOCK = 512
 
 
@@ -263,12 +268,11 @@ def test_the_command_answers_in_bounded_memory(make_it: Callable[[], bytes], sta
     file = tmp_path / "hostile.tar"
     file.write_bytes(make_it())
     done = subprocess.run(
-        [sys.executable, "-I", "-S", SCRIPT, file],
+        [sys.executable, "-I", "-S", "-c", LIMITED, str(MEMORY_BYTES_MAX), sys.executable, "-I", "-S", SCRIPT, file],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX)),
     )
     assert (done.returncode, done.stderr) == (status, "")
     assert "more than a bundle holds" not in done.stdout

@@ -100,8 +100,9 @@ def test_each_stage_has_its_cost_and_the_worker_its_latencies(ran: Ran) -> None:
     assert [cost.stage for cost in pipeline.stages] == ["dedupe", "decision", "evidence"]
     assert all(cost.events_per_s > 0 and cost.worker_cpu_us >= 0 for cost in pipeline.stages)
     assert pipeline.one_tenant.tenants == 1
-    assert pipeline.decision_p95_ms is not None
-    assert pipeline.database_write_p95_ms is not None
+    assert pipeline.latencies.events_per_s > 0
+    assert pipeline.latencies.decision_p95_ms is not None
+    assert pipeline.latencies.database_write_p95_ms is not None
 
 
 def test_a_bundle_was_verified_offline(ran: Ran) -> None:

@@ -12,6 +12,7 @@ from ops.bench.report import (
     Drain,
     Edge,
     FrostGate,
+    Latencies,
     Pipeline,
     Reference,
     Report,
@@ -84,7 +85,10 @@ def checks() -> Checks:
 
 
 def pipeline(
-    events_per_s: float = 5_000.0, decision_p95_ms: float | None = 1.0, write_p95_ms: float | None = 10.0
+    events_per_s: float = 5_000.0,
+    decision_p95_ms: float | None = 1.0,
+    write_p95_ms: float | None = 10.0,
+    got_in: float = 1_000.0,
 ) -> Pipeline:
     return Pipeline(
         one_tenant=drained(events_per_s),
@@ -98,8 +102,7 @@ def pipeline(
                 postgres_cpu_us=30.0,
             )
         ],
-        decision_p95_ms=decision_p95_ms,
-        database_write_p95_ms=write_p95_ms,
+        latencies=Latencies(got_in, decision_p95_ms, write_p95_ms),
     )
 
 

@@ -44,3 +44,9 @@ def test_the_table_tells_what_each_stage_costs() -> None:
     lines = table(report(frostgate(), pipeline=pipeline())).splitlines()
     assert any(line.split() == ["dedupe", "7,000", "70", "60", "30"] for line in lines)
     assert any("drain, 50 tenants" in line and "NOT MET" in line for line in lines)
+
+
+@pytest.mark.parametrize(("got_in", "note"), [(1_000.0, ""), (950.0, ""), (450.0, "450/s got in")])
+def test_a_rate_that_was_not_reached_is_said_beside_what_was_measured_at_it(got_in: float, note: str) -> None:
+    found = pipeline_figures(None, pipeline(got_in=got_in), None)
+    assert [figure.note for figure in found if "1,000/s" in figure.name] == [note, note]
