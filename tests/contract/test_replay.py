@@ -104,7 +104,7 @@ async def test_a_restarted_broker_and_a_flushed_store_change_no_answer(
     await restart_broker(servers, edge)
     before = await stored_messages(broker, sender)
     assert is_first_answer_again(await settled_answer(sender, body), first)
-    other_body = await sender.client.ingest(sender.body(payload={"other": True}))
+    other_body = await settled_answer(sender, sender.body(payload={"other": True}))
     assert (other_body.status, other_body.code) == (422, "EVENT_ID_PAYLOAD_MISMATCH")
     assert await stored_messages(broker, sender) == before
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from edge import probes
 from edge.probes import Became, LocalProbes, Probes, SharedProbes
 from edge.redis_store import redis_client
 from edge.settings import BreakerSettings
@@ -120,7 +121,10 @@ async def test_a_probe_that_fails_in_one_process_opens_the_circuit_for_all(proce
 SETTINGS = BreakerSettings(error_rate_threshold=0.08, latency_p95_ms=350, open_seconds=3_600, half_open_probes=2)
 
 
-async def test_the_script_and_the_local_count_answer_alike(servers: EmbeddedServers) -> None:
+async def test_the_script_and_the_local_count_answer_alike(
+    servers: EmbeddedServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probes, "ANSWER_MS_MAX", BOUND_S * 1_000)
     client = redis_client(servers.redis_url)
     shared, local = SharedProbes(client, SETTINGS), LocalProbes(SETTINGS, SystemClock())
     name = f"fg:cb:{{{uuid.uuid4().hex}}}:*"

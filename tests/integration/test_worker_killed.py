@@ -41,7 +41,8 @@ from streams.jetstream import JetStream
 from streams.settings import StreamSettings
 from tests.integration.sinks import make
 
-RECOVERY_S_MAX = 15.0
+RECOVERY_S_MAX = 60.0
+"""Far above what is needed: on a machine with a core to spare it is 3 to 6 s."""
 VERIFIER = Path(__file__).resolve().parents[2] / "scripts" / "verify_data_plane_hashchain.py"
 _UNCOVERED = """
 SELECT EXISTS (SELECT FROM chain_checkpoints WHERE NOT stored) OR EXISTS (

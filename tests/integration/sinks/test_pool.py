@@ -124,11 +124,12 @@ async def test_a_server_that_ends_our_connections_is_only_away_for_that_call(
     assert await patient.ping()
 
 
-async def test_a_pool_whose_connections_are_all_taken_does_not_answer(distant: Pool) -> None:
-    async with distant.lent(), distant.lent(), distant.lent(), distant.lent():
-        async with asyncio.timeout(PATIENCE_S):
-            assert not await distant.ping()
-    await _answers(distant)
+async def test_a_pool_whose_connections_are_all_taken_does_not_answer(servers: EmbeddedServers, proxy: Proxy) -> None:
+    async with _distant(servers, proxy, acquire_timeout_ms=3_000) as pool:
+        async with pool.lent(), pool.lent(), pool.lent(), pool.lent():
+            async with asyncio.timeout(PATIENCE_S):
+                assert not await pool.ping()
+        await _answers(pool)
 
 
 @pytest.mark.parametrize("waiting_for", ["SELECT pg_sleep(60)", "SELECT pg_advisory_xact_lock(1, 1)"])
