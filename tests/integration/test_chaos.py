@@ -11,6 +11,7 @@ import random
 import sys
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -61,7 +62,7 @@ async def test_with_every_process_killed_at_random_nothing_is_lost_buried_double
         written = [*(Path(running.stack.data_dir) / "logs").iterdir(), _metrics(running, tmp_path)]
         assert canaries_in(written) == []
         for service in ("edge", "worker"):
-            service_dsn = _service_dsn(running, service)
+            service_dsn = await _service_dsn(running, service)
             assert [await foreign_rows(service_dsn, tenant_id) for tenant_id in tenant_ids] == [[]] * TENANTS
         await _strangers_agree(dsn)
 
@@ -100,13 +101,17 @@ def _metrics(running: RunningStack, home: Path) -> Path:
     return file
 
 
-def _service_dsn(running: RunningStack, service: str) -> str:
-    """As the service itself has it."""
-    pid = nemesis.pids(Path(running.stack.data_dir) / "stack.json")[service]
-    values = dict(
-        pair.partition("=")[::2] for pair in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in pair
-    )
-    return values["FG_POSTGRES_DSN"]
+async def _service_dsn(running: RunningStack, service: str) -> str:
+    """As the service itself has it, once it is there: the last strike may have been its own."""
+    async with asyncio.timeout(REST_S_MAX):
+        while True:
+            pid = nemesis.pids(Path(running.stack.data_dir) / "stack.json")[service]
+            with suppress(FileNotFoundError, ProcessLookupError):
+                said = Path(f"/proc/{pid}/environ").read_text()
+                values = dict(pair.partition("=")[::2] for pair in said.split("\0") if "=" in pair)
+                if dsn := values.get("FG_POSTGRES_DSN"):  # one that has just been killed has none left
+                    return dsn
+            await asyncio.sleep(0.1)
 
 
 async def _strangers_agree(dsn: str) -> None:
