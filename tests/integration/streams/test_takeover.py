@@ -36,8 +36,7 @@ from streams.settings import StreamSettings
 
 STREAM = ingest_stream(0)
 MESSAGES = 30
-TAKEOVER_S_MAX = 5.0 * 3
-"""5 s are promised where a core is to spare; here others run on it. What it took is printed."""
+TAKEOVER_S_MAX = 5.0
 BOUND_S = 90.0
 TENANTS = 12
 EVENTS = 2_000
@@ -313,7 +312,7 @@ async def test_of_two_workers_one_is_killed_in_mid_flight_and_every_event_is_dec
         waited_s = asyncio.get_running_loop().time() - started
         await _until_entries(connection, tenants, EVENTS)
         whole_s = asyncio.get_running_loop().time() - started
-        assert waited_s < TAKEOVER_S_MAX
+        assert waited_s < 3 * TAKEOVER_S_MAX  # two whole workers and their servers may have other tests on their cores
         print(f"{before} before the kill, the first effect {waited_s:.2f} s after it, all after {whole_s:.2f} s")
         await _assert_once_and_in_order(connection, tenants)
     finally:
