@@ -11,20 +11,20 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
-NOBODY_ELSE = "-"
-"""For USER: stay who we are."""
+SAME_USER = "-"
+"""For USER, which is UID:GID otherwise."""
 CANNOT_START = 127
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 """What is ignored stays ignored beyond an exec."""
 
 
 def main(parent: str, stop_signal: str, niceness: str, user: str, *command: str) -> None:
-    """Only returns, with a line on standard error, when the program cannot be started.
+    """Only returns when the program cannot be started, which a line on standard error says, or PARENT has ended.
 
     `command` begins with the program's path. Nothing is imported on the way: another user may not read our files.
     """
     try:
-        if user != NOBODY_ELSE:
+        if user != SAME_USER:
             _become(*map(int, user.split(":")))
         _be_told_when_the_parent_ends(int(stop_signal))  # after the change of user, which would undo it
         if os.getppid() != int(parent):  # it ended before the line above

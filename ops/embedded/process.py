@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ops.embedded import bound
-from ops.embedded.bound import NOBODY_ELSE
+from ops.embedded.bound import SAME_USER
 from ops.embedded.files import User
 
 LOG_BYTES_MAX = 16 * 1024 * 1024
@@ -116,7 +116,7 @@ async def spawn(command: Command, log_dir: Path | None, inherited: Sequence[int]
     program = shutil.which(name, path=command.environment.get("PATH"))
     if program is None:
         raise StartError(f"cannot start {command.name}: there is no program {name}")
-    user = f"{command.user.uid}:{command.user.gid}" if command.user else NOBODY_ELSE
+    user = f"{command.user.uid}:{command.user.gid}" if command.user else SAME_USER
     terms = (os.getpid(), int(command.stop_signal), command.niceness, user)
     log_file = None if log_dir is None else log_dir / f"{command.name}.log"
     log = None if log_file is None else _opened(log_file)

@@ -17,7 +17,7 @@ PATH = {"PATH": os.defpath}
 STRANGER = User(65_000, 65_001)
 WHAT_IT_IS = ("cat", "/proc/self/status", "/proc/self/stat")
 FORKS_WITHOUT_PYTHON = """
-import asyncio, os, pathlib, sys
+import asyncio, os, sys
 from ops.embedded.process import Command, spawn
 
 os.register_at_fork(after_in_child=lambda: os._exit(99))  # where Python code could wait for ever

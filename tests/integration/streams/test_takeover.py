@@ -312,7 +312,7 @@ async def test_of_two_workers_one_is_killed_in_mid_flight_and_every_event_is_dec
         waited_s = asyncio.get_running_loop().time() - started
         await _until_entries(connection, tenants, EVENTS)
         whole_s = asyncio.get_running_loop().time() - started
-        assert waited_s < 3 * TAKEOVER_S_MAX  # two whole workers and their servers may have other tests on their cores
+        assert waited_s < TAKEOVER_S_MAX
         print(f"{before} before the kill, the first effect {waited_s:.2f} s after it, all after {whole_s:.2f} s")
         await _assert_once_and_in_order(connection, tenants)
     finally:
